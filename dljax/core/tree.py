@@ -72,7 +72,7 @@ def with_keys(tree: Any, like: Any) -> Any:
     >>> bool(with_keys(without_keys([key]), [key])[0] == key)
     True
     """
-    return jax.tree.map(lambda model, leaf: jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(model)) if is_key(model) else leaf, like, tree)
+    return jax.tree.map(lambda model, leaf: jax.random.wrap_key_data(leaf, impl=_impl(model)) if is_key(model) else leaf, like, tree)
 
 
 def is_key(leaf: Any) -> bool:
@@ -82,3 +82,9 @@ def is_key(leaf: Any) -> bool:
     (True, False)
     """
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _impl(model: Any) -> Any:
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), model)  # `model` may be a mere shape, which key_impl does not take
+    return found[0]

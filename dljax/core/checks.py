@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 
-def check_range(who: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> None:
+def check_range(
+    who: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> None:
     """Require a number in an interval; a traced value passes unseen.
 
     Args:

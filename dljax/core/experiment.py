@@ -118,7 +118,9 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(name: str, *, chapter: int, target: Target, minutes: float, rows: tuple[str, ...] = (), seeds: int = 1, data: str = "") -> Callable[[Callable], Callable]:
+def recipe(
+    name: str, *, chapter: int, target: Target, minutes: float, rows: tuple[str, ...] = (), seeds: int = 1, data: str = ""
+) -> Callable[[Callable], Callable]:
     """Register an experiment under a name; the decorated function stays what it is.
 
     Raises:

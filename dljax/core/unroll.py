@@ -141,7 +141,7 @@ def num_rows(data: Data) -> int:
 
 def _padded(data: Mapping, start: Int[Array, ""], rows: int, size: int) -> Batch:
     index = start + jnp.arange(rows)
-    mask: Bool[Array, "B"] = index < size
+    mask: Bool[Array, B] = index < size
     batch = jax.tree.map(lambda x: jnp.take(x, jnp.minimum(index, size - 1), axis=0), dict(data))
     mask = mask.astype(jnp.float32)
     if "mask" in batch:

@@ -156,7 +156,8 @@ class Checkpoints:
         last = f"the checkpoint of step {kept[-1]} is untouched" if kept else "there was none before it"
         reason = " ".join(str(error).split())[:300]
         return CheckpointError(
-            f"checkpoint of step {step} could not be written to {self.folder} ({type(error).__name__}: {reason}); {last}; free space or choose a writable folder"
+            f"checkpoint of step {step} could not be written to {self.folder} ({type(error).__name__}: {reason}); {last}; "
+            "free space or choose a writable folder"
         )
 
 
@@ -216,7 +217,9 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
     leaves = [arrays[str(index)] for index in range(len(expected))]
     if per_device:
         whole = [tuple(leaf.shape) for _, leaf in expected]
-        spread_out = jax.jit(lambda xs: [x if x.shape == shape else jnp.broadcast_to(x, shape) for x, shape in zip(xs, whole, strict=True)], out_shardings=shardings)
+        spread_out = jax.jit(
+            lambda xs: [x if x.shape == shape else jnp.broadcast_to(x, shape) for x, shape in zip(xs, whole, strict=True)], out_shardings=shardings
+        )
         leaves = spread_out(leaves)
     return with_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)
 

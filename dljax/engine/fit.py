@@ -28,7 +28,7 @@ from dljax.engine.log import JsonLines, Logger, Progress, Record, TensorBoard, V
 from dljax.engine.parallel import choose, replicate
 from dljax.engine.plan import FitConfig, Plan
 from dljax.engine.profile import use_compilation_cache
-from dljax.engine.program import Loop, Program, counted
+from dljax.engine.program import Program, counted
 
 
 class NonFiniteError(FloatingPointError):
@@ -80,13 +80,22 @@ class Run:
         return {name: functools.partial(_bound, jax.jit(function), self.params) for name, function in self.learner.functions.items()}
 
 
-def train(experiment: Experiment, key: Key, *, out: Path | str | None = None, resume: bool = False, describe: Mapping[str, Any] | None = None,
-          config: FitConfig | None = None, callbacks: Sequence[Callable[[Snapshot], bool | None]] = (), loggers: Sequence[Logger] = ()) -> Run:  # fmt: skip
+def train(
+    experiment: Experiment,
+    key: Key,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    describe: Mapping[str, Any] | None = None,
+    config: FitConfig | None = None,
+    callbacks: Sequence[Callable[[Snapshot], bool | None]] = (),
+    loggers: Sequence[Logger] = (),
+) -> Run:
     """`fit` for an `Experiment`; what the experiment says about reports and evaluation fills the gaps of `config`.
 
-    >>> import jax.numpy as jnp
-    >>> halve = Learner(lambda key, batch: {"params": jnp.ones(())}, lambda key, state, batch: ({"params": state["params"] / 2}, {"x": state["params"]}),
-    ...                 params=lambda state: state["params"])
+    >>> def step(key, state, batch):
+    ...     return {"params": state["params"] / 2}, {"x": state["params"]}
+    >>> halve = Learner(lambda key, batch: {"params": 1.0}, step, params=lambda state: state["params"])
     >>> float(train(Experiment(halve, steps=3), jax.random.key(0)).params)
     0.125
     """
@@ -94,13 +103,35 @@ def train(experiment: Experiment, key: Key, *, out: Path | str | None = None, re
     given = {name: getattr(experiment, name) for name in ("every", "evaluate_every", "batch_size")}
     gaps = {name: value for name, value in given.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **gaps, per_step=experiment.per_step, unit=experiment.unit)
-    return fit(experiment.learner, experiment.source, experiment.steps, key, evaluation=experiment.evaluation, out=out, resume=resume,
-               describe=describe, config=config, callbacks=callbacks, loggers=loggers)  # fmt: skip
+    return fit(
+        experiment.learner,
+        experiment.source,
+        experiment.steps,
+        key,
+        evaluation=experiment.evaluation,
+        out=out,
+        resume=resume,
+        describe=describe,
+        config=config,
+        callbacks=callbacks,
+        loggers=loggers,
+    )
 
 
-def fit(learner: Learner, source: Source | HostSource = EMPTY, steps: int = 1000, key: Key | None = None, *, evaluation: Data | None = None,
-        out: Path | str | None = None, resume: bool = False, describe: Mapping[str, Any] | None = None, config: FitConfig | None = None,
-        callbacks: Sequence[Callable[[Snapshot], bool | None]] = (), loggers: Sequence[Logger] = ()) -> Run:  # fmt: skip
+def fit(
+    learner: Learner,
+    source: Source | HostSource = EMPTY,
+    steps: int = 1000,
+    key: Key | None = None,
+    *,
+    evaluation: Data | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    describe: Mapping[str, Any] | None = None,
+    config: FitConfig | None = None,
+    callbacks: Sequence[Callable[[Snapshot], bool | None]] = (),
+    loggers: Sequence[Logger] = (),
+) -> Run:
     """Train: compile one chunk of steps, run it until the end, and keep what it says.
 
     A run is a pure function of its key: killed and resumed it gives the same parameters and the same history, bit for bit, on the same
@@ -124,9 +155,9 @@ def fit(learner: Learner, source: Source | HostSource = EMPTY, steps: int = 1000
       RunFolderError, CheckpointError: the folder or its checkpoints cannot be used; nothing in it was changed.
       NonFiniteError: at the end of the chunk that went non-finite, naming its first bad step; the last checkpoint is finite.
 
-    >>> import jax.numpy as jnp
-    >>> halve = Learner(lambda key, batch: {"params": jnp.ones(())}, lambda key, state, batch: ({"params": state["params"] / 2}, {"x": state["params"]}),
-    ...                 params=lambda state: state["params"])
+    >>> def step(key, state, batch):
+    ...     return {"params": state["params"] / 2}, {"x": state["params"]}
+    >>> halve = Learner(lambda key, batch: {"params": 1.0}, step, params=lambda state: state["params"])
     >>> run = fit(halve, steps=4, config=FitConfig(every=2))
     >>> float(run.params), run.history["x"].tolist(), run.history["step"].tolist()
     (0.0625, [0.75, 0.1875], [2, 4])
@@ -172,8 +203,18 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 class _Trainer:
     """One call of `fit`: all that is not pure."""
 
-    def __init__(self, stack: ExitStack, learner: Learner, source: Source | HostSource, steps: int, key: Key, evaluation: Data | None,
-                 config: FitConfig, out: Path | None, resume: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        stack: ExitStack,
+        learner: Learner,
+        source: Source | HostSource,
+        steps: int,
+        key: Key,
+        evaluation: Data | None,
+        config: FitConfig,
+        out: Path | None,
+        resume: bool,
+    ) -> None:
         self.begin = time.perf_counter()
         self.stack, self.learner, self.source, self.key, self.evaluation, self.config, self.out = stack, learner, source, key, evaluation, config, out
         self.resume = resume
@@ -196,8 +237,17 @@ class _Trainer:
         parallel = choose(self.learner, source) if config.parallel == "auto" else config.parallel
         self._show_progress()
         use_compilation_cache()
-        self.program = Program(self.learner, source, every=self.plan.every, parallel=parallel, precision=config.precision, evaluation=self.evaluation,
-                               batch_size=config.batch_size, stacked=self.feed is not None, debug=config.debug)  # fmt: skip
+        self.program = Program(
+            self.learner,
+            source,
+            every=self.plan.every,
+            parallel=parallel,
+            precision=config.precision,
+            evaluation=self.evaluation,
+            batch_size=config.batch_size,
+            stacked=self.feed is not None,
+            debug=config.debug,
+        )
         key = replicate(self.key, parallel)
         self.run_key = contract.run_key(key)
         self.loop = self.program.start(key) if found is None else read(found, self.program.shapes, per_device=self.program.per_device)
@@ -226,7 +276,12 @@ class _Trainer:
         if self.out is None:
             return None
         if self.is_main:
-            identity = {**describe, "key": np.asarray(jax.random.key_data(self.key)).tolist(), "precision": str(self.config.precision), **self.plan._asdict()}
+            identity = {
+                **describe,
+                "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+                "precision": str(self.config.precision),
+                **self.plan._asdict(),
+            }
             self.folder = RunFolder(self.out, identity, resume=self.resume)
             self.stack.callback(self.folder.close)
         self.checkpoints = Checkpoints(self.out / "checkpoints", keep=self.config.keep, warn=self._say)
@@ -291,7 +346,11 @@ class _Trainer:
 
     def _what_went_bad(self, bad_step: int) -> str:
         kept = self.checkpoints.steps() if self.checkpoints is not None else []
-        what = f"a metric is not finite at step {bad_step}" if bad_step >= 0 else f"the state is not finite after step {self.step - 1} (the metrics still were)"
+        what = (
+            f"a metric is not finite at step {bad_step}"
+            if bad_step >= 0
+            else f"the state is not finite after step {self.step - 1} (the metrics still were)"
+        )
         last = f"the checkpoint of step {kept[-1]} in {self.out} is finite" if kept else "no checkpoint was saved before"
         return f"{what}; {last}. Lower the learning rate, clip the gradient, or look with debug=True"
 

@@ -53,11 +53,15 @@ class RunFolder:
             write_json(self.path / CONFIG, {"format": FORMAT, **config, "environment": environment()})
             return
         if not resume:
-            raise RunFolderError(f"out: {self.path} already holds a run ({old.get('recipe') or 'unnamed'}, {old.get('steps')} steps); resume it or choose another folder")
+            raise RunFolderError(
+                f"out: {self.path} already holds a run ({old.get('recipe') or 'unnamed'}, {old.get('steps')} steps); resume it or choose another folder"
+            )
         config = json.loads(json.dumps(config))
         changed = [f"{name}: {before!r} in the run, {after!r} now" for name, before, after in _changes(old, config) if name != "steps"]
         if changed:
-            raise RunFolderError(f"resume: {self.path} is another run ({'; '.join(changed[:5])}); use the options it was started with or choose another folder")
+            raise RunFolderError(
+                f"resume: {self.path} is another run ({'; '.join(changed[:5])}); use the options it was started with or choose another folder"
+            )
         write_json(self.path / CONFIG, {**old, "steps": config["steps"], "environment": environment()})
 
     def write_result(self, result: Mapping[str, Any]) -> None:

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, ClassVar, Protocol, TextIO
 
 import numpy as np
 
 from dljax.core.contract import Mean
 
-Values = Mapping[str, float | None | list[float | None]]
+Values = Mapping[str, float | list[float | None] | None]
 
 
 class Logger(Protocol):
@@ -32,7 +32,7 @@ class JsonLines:
       step: lines behind this step are cut off: a run that was killed had written them after its last checkpoint.
     """
 
-    files = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl"}
+    files: ClassVar = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl"}
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         self.folder = Path(folder)
@@ -132,6 +132,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def of_member(columns: Mapping[str, np.ndarray], member: int) -> dict[str, np.ndarray]:
+    """One member's columns [R] out of a sweep's [R, M].
+
+    >>> of_member({"step": np.array([5]), "loss": np.array([[1.0, 2.0]])}, 1)["loss"].tolist()
+    [2.0]
+    """
+    return {name: values if name == "step" else values[:, member] for name, values in columns.items()}
+
+
 def number(value: Any) -> float | None:
     """A float that JSON can hold: None for NaN and the infinities.
 
@@ -161,7 +170,9 @@ class Progress:
       every: seconds between lines where the output is no terminal.
     """
 
-    def __init__(self, steps: int, *, step: int = 0, per_step: int = 1, unit: str = "steps", stream: TextIO | None = None, every: float = 10.0) -> None:
+    def __init__(
+        self, steps: int, *, step: int = 0, per_step: int = 1, unit: str = "steps", stream: TextIO | None = None, every: float = 10.0
+    ) -> None:
         self.steps, self.first, self.per_step, self.unit, self.every = steps, step, per_step, unit, every
         self.stream = sys.stderr if stream is None else stream
         self._begin = self._last = time.monotonic()

@@ -92,7 +92,7 @@ def fsdp(axis: str = "data", min_size: int = 2**10) -> Rule:
     """Shard the largest divisible dimension of each array of at least `min_size` elements over an axis (ZeRO-3; Rajbhandari et al., 2020).
 
     >>> fsdp(min_size=1)("params/kernel", (8, 3), make_mesh())
-    PartitionSpec('data', None)
+    P('data', None)
     """
 
     def rule(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
@@ -114,7 +114,7 @@ def by_path(*pairs: tuple[str, PartitionSpec]) -> Rule:
       ValueError: when the run starts, where a rule names more dimensions than the array has or an axis that does not divide it.
 
     >>> by_path(("kernel$", PartitionSpec(None, "model")))("params/Dense_0/kernel", (4, 8), make_mesh())
-    PartitionSpec(None, 'model')
+    P(None, 'model')
     """
 
     def rule(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
@@ -178,7 +178,9 @@ def local_batches(source: Source, parallel: Parallel) -> Source:
 
     def one(leaf: Any) -> Any:
         if jnp.ndim(leaf) == 0 or leaf.shape[0] % size:
-            raise ValueError(f"parallel: a batch leaf of shape {jnp.shape(leaf)} cannot be cut into {size} equal parts; use a batch size divisible by {size}")
+            raise ValueError(
+                f"parallel: a batch leaf of shape {jnp.shape(leaf)} cannot be cut into {size} equal parts; use a batch size divisible by {size}"
+            )
         rows = leaf.shape[0] // size
         return jax.lax.dynamic_slice_in_dim(leaf, jax.lax.axis_index("data") * rows, rows)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -21,6 +20,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float:
     A multiplication and an addition are two operations. XLA's own analysis counts the body of a loop once; a `while` loop whose
     length is not known before it runs counts once here too.
 
+    >>> import jax.numpy as jnp
     >>> count_flops(lambda a, b: a @ b, jnp.ones((4, 8)), jnp.ones((8, 2)))
     128.0
     """

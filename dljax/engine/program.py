@@ -18,8 +18,7 @@ from dljax.core.unroll import History, evaluate, unroll
 from dljax.engine.parallel import Parallel, averaged, constrain_batches, constrained, local_batches, replicate, state_shardings
 from dljax.engine.profile import count_flops, measured_peak
 
-
-_NO_STEP = 2**32 - 1  # steps are int32: folded into a run's key, this number gives the key of its evaluations
+NO_STEP = 2**32 - 1  # steps are int32: folded into a run's key, this number gives the key of its evaluations
 
 
 class Loop(NamedTuple):
@@ -121,7 +120,8 @@ class Program:
 
     def _start(self, key: Key, data: Data) -> tuple[State, Cursor]:
         _, state, cursor = start(self.learner, self.source, key, data)
-        state, cursor = jax.tree.map(jnp.asarray, (state, cursor))
+        # A copy, or a leaf that is the data themselves would be donated with the state.
+        state, cursor = jax.tree.map(jnp.copy, (state, cursor))
         if self.per_device:
             state, cursor = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.parallel.num_shards, *x.shape)), (state, cursor))
         return state, cursor
@@ -146,7 +146,9 @@ class Program:
     def _chunk(self, length: int, key: Key) -> Callable[..., Any]:
         if length not in self._chunks:
             step = np.int32(0)
-            compiled = self._compile(self._transformed(self._body(length)), key, step, self.shapes.state, self.shapes.cursor, self._data_shapes(length))
+            compiled = self._compile(
+                self._transformed(self._body(length)), key, step, self.shapes.state, self.shapes.cursor, self._data_shapes(length)
+            )
             self._chunks[length] = compiled
             if self.memory is None and not self._debug:
                 self.memory = _memory(compiled)
@@ -182,7 +184,7 @@ class Program:
             run = evaluate(place, self._batch_size)
 
             def body(key: Key, step: Any, state: State, data: Data) -> Metrics:
-                key = jax.random.fold_in(jax.random.fold_in(key, _NO_STEP), step)
+                key = jax.random.fold_in(jax.random.fold_in(key, NO_STEP), step)
                 return run(key, jax.tree.map(lambda x: x[0], state) if self.per_device else state, data)
 
             out = None if self.parallel is None else NamedSharding(self.parallel.mesh, PartitionSpec())
@@ -223,7 +225,11 @@ class Program:
 
     def _data_shapes(self, length: int) -> Data:
         # A chunk taken from a HostSource holds as many batches as it has steps.
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((length, *x.shape[1:]), x.dtype, sharding=x.sharding), self.data) if self._stacked else self.data
+        return (
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct((length, *x.shape[1:]), x.dtype, sharding=x.sharding), self.data)
+            if self._stacked
+            else self.data
+        )
 
     def _on_host(self, leaf: Any) -> np.ndarray:
         return np.asarray(leaf.addressable_shards[0].data)[0] if self.per_device and not self._debug else np.asarray(leaf)

@@ -1,0 +1,191 @@
+"""`check_learner`: does a learner keep the contract? It says in words what is impure or unstable in structure."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dljax.core.contract import EMPTY, Batch, Key, Learner, Mean, Source, start
+from dljax.core.tree import named_leaves, path_name, without_keys
+from dljax.core.unroll import unroll
+
+
+class ContractError(ValueError):
+    """A learner breaks the contract. `findings` holds one sentence for each way it does."""
+
+    def __init__(self, findings: list[str]) -> None:
+        super().__init__("the learner breaks the contract:\n" + "\n".join(f"- {finding}" for finding in findings))
+        self.findings = findings
+
+
+def check_learner(learner: Learner, source: Source = EMPTY, key: Key | None = None, *, steps: int = 3, tolerance: float = 1e-4) -> None:
+    """Try a learner on a few batches, every way the engine uses it.
+
+    It must be traceable and pure (the same key gives the same result, traced twice it is the same program, no tracer leaks, no argument is
+    changed in place, no key is used twice), keep its structure (state and metrics), and give the same numbers with jit and without,
+    vmapped and one by one, scanned and step by step.
+
+    Args:
+      steps: how many steps are tried, >= 2.
+      tolerance: relative difference that rounding may make between two ways.
+    Raises:
+      ContractError: naming each finding, with the path of the leaf.
+
+    >>> import itertools
+    >>> count = itertools.count()
+    >>> impure = Learner(lambda key, batch: {"params": 1.0}, lambda key, state, batch: (state, {"calls": float(next(count))}))
+    >>> check_learner(impure)
+    Traceback (most recent call last):
+    dljax.core.check_learner.ContractError: the learner breaks the contract:
+    - step is impure: traced twice it is not the same program ...
+    """
+    key = jax.random.key(0) if key is None else key
+    findings = list(_findings(learner, source, key, max(steps, 2), tolerance))
+    if findings:
+        raise ContractError(findings)
+
+
+def _findings(learner: Learner, source: Source, key: Key, steps: int, tolerance: float) -> Iterator[str]:
+    problem = None
+    try:
+        run_key, state, cursor = start(learner, source, key)
+        _, batch = source.next(source.data, cursor)
+        jax.eval_shape(learner.init, key, batch)
+    except Exception as error:
+        problem = error
+    if problem is not None:
+        yield f"init fails: {_short(problem)}"
+        return
+    not_arrays = [f"{name} is a {type(leaf).__name__}" for name, leaf in named_leaves(state) if not _is_array(leaf)]
+    if not_arrays:
+        yield f"the state must hold arrays only: {', '.join(not_arrays)}"
+        return
+    state = jax.tree.map(jnp.asarray, state)
+    yield from _purity("init", learner.init, key, batch)
+    before = len(problems := list(_purity("step", learner.step, run_key, state, batch)))
+    yield from problems
+    if before and any("cannot be traced" in problem for problem in problems):
+        return
+    stable = list(_structure(learner, run_key, state, batch))
+    yield from stable
+    if stable:
+        return
+    try:
+        jax.eval_shape(learner.params, state)
+    except Exception as error:
+        yield f"params(state) fails: {_short(error)}; say where the parameters are with Learner(..., params=...)"
+    for name, function in learner.functions.items():
+        if not callable(function):
+            yield f"functions[{name!r}] is a {type(function).__name__}, not a function (key, params, ...) -> arrays"
+    yield from _ways(learner, source, run_key, state, cursor, steps, tolerance)
+
+
+def _purity(name: str, function: Callable[..., Any], key: Key, *args: Any) -> Iterator[str]:
+    """Traced twice, with nothing leaking and no argument changed, it must be the same program."""
+    before = [(path, id(leaf)) for path, leaf in named_leaves(args)]
+    programs, problem = [], None
+    try:
+        for _ in range(2):
+            closed = jax.make_jaxpr(lambda *inputs: function(*inputs))(key, *args)
+            programs.append((str(closed.jaxpr), closed.consts))
+    except Exception as error:
+        problem = error
+    if problem is not None:
+        yield f"{name} cannot be traced: {_short(problem)}"
+        return
+    (first, first_consts), (second, second_consts) = programs
+    if first != second or not all(_same(a, b) for a, b in zip(first_consts, second_consts, strict=True)):
+        yield f"{name} is impure: traced twice it is not the same program; draw randomness from the key, keep counters in the state"
+    try:
+        with jax.checking_leaks():
+            jax.make_jaxpr(lambda *inputs: function(*inputs))(key, *args)
+    except Exception as error:
+        yield f"{name} leaks a traced value to the outside (a global, a list, an attribute): {_short(error)}"
+    # Traced values are new objects: that a dict of the caller is changed shows only on the caller's own.
+    inputs = jax.tree.map(lambda leaf: leaf, args)
+    function(key, *inputs)
+    if [path for path, _ in named_leaves(inputs)] != [path for path, _ in before]:
+        yield f"{name} changes its arguments in place; return a new state instead"
+    try:
+        with jax.debug_key_reuse(True):
+            function(key, *args)
+    except jax.errors.KeyReuseError as error:
+        yield f"{name} uses a random key twice ({_short(error)}); split it first"
+
+
+def _structure(learner: Learner, key: Key, state: Any, batch: Batch) -> Iterator[str]:
+    out, metrics = jax.eval_shape(learner.step, key, state, batch)
+    before, after = dict(_described(state)), dict(_described(out))
+    for name in [*before, *(name for name in after if name not in before)]:
+        if before.get(name) != after.get(name):
+            yield f"state leaf {name!r} is {before.get(name, 'absent')} before a step and {after.get(name, 'absent')} after it"
+    if jax.tree.structure(state) != jax.tree.structure(out) and before.keys() == after.keys():
+        yield f"the state is a {type(state).__name__} before a step and a {type(out).__name__} after it, or holds other containers"
+    if not isinstance(metrics, Mapping):
+        yield f"metrics must be a flat dict, got {type(metrics).__name__}"
+        return
+    for name, value in metrics.items():
+        leaves = tuple(value) if isinstance(value, Mean) else (value,)
+        if not all(hasattr(leaf, "shape") and leaf.shape == () for leaf in leaves):
+            yield f"metric {name!r} must be a scalar or a Mean of scalars; average it in the step"
+
+
+def _ways(learner: Learner, source: Source, key: Key, state: Any, cursor: Any, steps: int, tolerance: float) -> Iterator[str]:
+    """jit = no jit, scan = loop, vmap = loop, and the same again from the same key."""
+
+    def one(step: Any, state: Any, cursor: Any) -> Any:
+        cursor, batch = source.next(source.data, cursor)
+        state, metrics = learner.step(jax.random.fold_in(key, step), state, batch)
+        return state, cursor, metrics
+
+    compiled = jax.jit(one)
+    with ExitStack():
+        jitted = compiled(0, state, cursor)
+        yield from _compared("jit", "no jit", jitted, one(0, state, cursor), tolerance)
+        yield from _compared("a second call", "the first with the same key", compiled(0, state, cursor), jitted, 0.0)
+    looped = state, cursor
+    for step in range(steps):
+        *looped, _ = compiled(step, *looped)
+    scanned = jax.jit(unroll(learner, source, steps))(key, 0, state, cursor)
+    yield from _compared("scan", "a loop", scanned[0], looped[0], tolerance)
+    keys = jax.random.split(key, 2)
+    batch = source.next(source.data, cursor)[1]
+    mapped = jax.jit(jax.vmap(learner.step, in_axes=(0, None, None)))(keys, state, batch)
+    for index in range(2):
+        single = jax.jit(learner.step)(keys[index], state, batch)
+        member = jax.tree.map(lambda leaf, index=index: leaf[index], mapped)
+        yield from _compared("vmap", "a loop", member, single, tolerance)
+
+
+def _compared(one: str, other: str, first: Any, second: Any, tolerance: float) -> Iterator[str]:
+    worst, where = 0.0, ""
+    for (name, a), (_, b) in zip(named_leaves(without_keys(first)), named_leaves(without_keys(second)), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        scale = max(np.abs(b[np.isfinite(b)]).max(initial=0.0), 1e-3)
+        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b) / scale).max(initial=0.0)
+        if not difference <= worst:
+            worst, where = difference, name
+    if not worst <= tolerance:
+        yield f"{one} and {other} differ by {worst:.1e} of the largest value in {where!r}"
+
+
+def _described(tree: Any) -> Iterator[tuple[str, str]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield path_name(path), f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | bool)
+
+
+def _same(a: Any, b: Any) -> bool:
+    a, b = without_keys((a, b))
+    return np.shape(a) == np.shape(b) and np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.issubdtype(np.asarray(a).dtype, np.inexact))
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

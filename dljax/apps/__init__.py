@@ -1,1 +1,1 @@
-""""""
+"""Applications, each composed of the parts below."""

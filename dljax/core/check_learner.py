@@ -122,7 +122,7 @@ def _structure(learner: Learner, key: Key, state: Any, batch: Batch) -> Iterator
     for name in [*before, *(name for name in after if name not in before)]:
         if before.get(name) != after.get(name):
             yield f"state leaf {name!r} is {before.get(name, 'absent')} before a step and {after.get(name, 'absent')} after it"
-    if jax.tree.structure(state) != jax.tree.structure(out) and before.keys() == after.keys():
+    if str(jax.tree.structure(state)) != str(jax.tree.structure(out)) and before.keys() == after.keys():
         yield f"the state is a {type(state).__name__} before a step and a {type(out).__name__} after it, or holds other containers"
     if not isinstance(metrics, Mapping):
         yield f"metrics must be a flat dict, got {type(metrics).__name__}"

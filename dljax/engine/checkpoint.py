@@ -82,7 +82,9 @@ class Checkpoints:
                 for old in self.folder.glob(".partial-*"):
                     shutil.rmtree(old)
             if jax.process_count() > 1:
-                jax.experimental.multihost_utils.sync_global_devices(f"dljax-checkpoint-{step}")
+                from jax.experimental import multihost_utils
+
+                multihost_utils.sync_global_devices(f"dljax-checkpoint-{step}")
             if self._orbax is None:
                 self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
             numbered = {str(index): leaf for index, leaf in enumerate(leaves)}
@@ -198,8 +200,8 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
     shardings = [leaf.sharding for leaf in jax.tree.leaves(shapes)]
     saved = meta["leaves"]
     if len(saved) != len(expected):
-        names, found = {name for name, _ in expected}, {leaf[0] for leaf in saved}
-        differences.append(f"only in the checkpoint: {sorted(found - names)}; only in the learner: {sorted(names - found)}")
+        names, old_names = {name for name, _ in expected}, {leaf[0] for leaf in saved}
+        differences.append(f"only in the checkpoint: {sorted(old_names - names)}; only in the learner: {sorted(names - old_names)}")
     for index, ((name, leaf), sharding, (old_name, shape, dtype, stacked)) in enumerate(zip(expected, shardings, saved, strict=False)):
         spread = per_device and not stacked
         wanted = leaf.shape[1:] if spread else leaf.shape

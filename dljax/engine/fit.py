@@ -234,7 +234,7 @@ class _Trainer:
         segments = self.plan.segments(self.step)
         source = self._feed(found, [length for _, length in segments])
         config = self.config
-        parallel = choose(self.learner, source) if config.parallel == "auto" else config.parallel
+        parallel = choose(self.learner, source) if isinstance(config.parallel, str) else config.parallel
         self._show_progress()
         use_compilation_cache()
         self.program = Program(
@@ -321,7 +321,7 @@ class _Trainer:
         memory = f", {program.memory.total / 2**20:,.0f} MiB a device" if program.memory else ""
         begin = f"from step {self.step} to {self.plan.steps}" if self.step else f"{self.plan.steps} steps"
         placed = ", ".join(f"{name}={value}" for name, value in where.items())
-        params = num_params(jax.eval_shape(self.learner.params, program.shapes.state)) // (program.parallel.num_shards if program.per_device else 1)
+        params = num_params(jax.eval_shape(self.learner.params, program.shapes.state)) // program.num_copies
         return f"{begin}, {params:,} parameters on {placed}{memory}; compiled in {program.compile_seconds:.1f} s"
 
     # The loop
@@ -329,13 +329,13 @@ class _Trainer:
     def _advance(self, begin: int, length: int, *, first: bool) -> None:
         data = None
         if self.feed is not None:
-            self.chunk = self.chunk if first else self.feed.next()
+            self.chunk = self.chunk if first and self.chunk is not None else self.feed.next()
             data = replicate(self.chunk.batches, self.program.parallel)
         self.loop, history, finite = self.program.chunk(self.run_key, begin, length, self.loop, data)
         self.step = begin + length
         names = list(history.metrics)
-        rows = len(history.metrics[names[0]].total) if names else 0
         columns = {name: divided(mean) for name, mean in history.metrics.items()}
+        rows = len(columns[names[0]]) if names else 0
         for row in range(rows):
             values = {name: number(column[row]) for name, column in columns.items()}
             self.record.add("metrics", begin + (row + 1) * (length // rows), values)

@@ -54,7 +54,8 @@ class RunFolder:
             return
         if not resume:
             raise RunFolderError(
-                f"out: {self.path} already holds a run ({old.get('recipe') or 'unnamed'}, {old.get('steps')} steps); resume it or choose another folder"
+                f"out: {self.path} already holds a run ({old.get('recipe') or 'unnamed'}, {old.get('steps')} steps); "
+                "resume it or choose another folder"
             )
         config = json.loads(json.dumps(config))
         changed = [f"{name}: {before!r} in the run, {after!r} now" for name, before, after in _changes(old, config) if name != "steps"]

@@ -21,7 +21,7 @@ from dljax.core.unroll import evaluate, unroll
 from dljax.engine.checkpoint import Checkpoints, read
 from dljax.engine.fit import interruptible
 from dljax.engine.folder import RunFolder, read_config
-from dljax.engine.log import JsonLines, Progress, Record, TensorBoard, divided, number, of_member
+from dljax.engine.log import JsonLines, Logger, Progress, Record, TensorBoard, divided, number, of_member
 from dljax.engine.plan import FitConfig, Plan
 from dljax.engine.profile import equations
 from dljax.engine.program import NO_STEP, counted
@@ -113,6 +113,7 @@ class Group:
         self.experiment = experiment = experiment_of(factory, given, self.options[0])
         if not isinstance(experiment.source, Source):
             raise ValueError("sweep: members share a program, which a HostSource cannot feed; use a Source, or fit them one by one")
+        self.source = experiment.source
         gaps = {name: getattr(experiment, name) for name in ("every", "evaluate_every", "batch_size") if getattr(config, name) is None}
         self.config = dataclasses.replace(config, **gaps, per_step=experiment.per_step, unit=experiment.unit)
         self.hyper = {name: np.asarray([options[name] for options in self.options]) for name in (points[0] if points else {})}
@@ -124,7 +125,7 @@ class Group:
         return experiment_of(self.factory, self.given, {**self.structure, **hyper}).learner if hyper else self.experiment.learner
 
     def start_member(self, hyper: Any, key: Any, data: Any) -> Any:
-        _, state, cursor = start(self._learner(hyper), self.experiment.source, key, data)
+        _, state, cursor = start(self._learner(hyper), self.source, key, data)
         return jax.tree.map(jnp.copy, (state, cursor))
 
     def chunk_member(self, length: int) -> Callable[..., Any]:
@@ -132,14 +133,16 @@ class Group:
 
         def body(hyper: Any, key: Any, step: Any, carry: Any, data: Any) -> Any:
             learner = self._learner(hyper)
-            state, cursor, history = unroll(learner, self.experiment.source, length, every)(run_key(key), step, *carry, data)
+            state, cursor, history = unroll(learner, self.source, length, every)(run_key(key), step, *carry, data)
             return (state, cursor), (history, is_finite(learner.params(state)))
 
         return body
 
     def evaluate_member(self, hyper: Any, key: Any, step: Any, carry: Any, data: Any) -> Any:
         key = jax.random.fold_in(jax.random.fold_in(run_key(key), NO_STEP), step)
-        return evaluate(self._learner(hyper).evaluate, self.config.batch_size)(key, carry[0], data)
+        fold = self._learner(hyper).evaluate
+        assert fold is not None
+        return evaluate(fold, self.config.batch_size)(key, carry[0], data)
 
     # Lanes
 
@@ -188,8 +191,8 @@ class Group:
     def _has_convolutions(self) -> bool:
         key = jax.eval_shape(jax.random.key, 0)
         first = {name: values[0] for name, values in self.hyper.items()}
-        carry = jax.eval_shape(self.start_member, first, key, self.experiment.source.data)
-        jaxpr = jax.make_jaxpr(self.chunk_member(1))(first, key, np.int32(0), carry, self.experiment.source.data)
+        carry = jax.eval_shape(self.start_member, first, key, self.source.data)
+        jaxpr = jax.make_jaxpr(self.chunk_member(1))(first, key, np.int32(0), carry, self.source.data)
         return any(eqn.primitive.name == "conv_general_dilated" for eqn, _ in equations(jaxpr.jaxpr))
 
     # Running
@@ -223,7 +226,7 @@ class Group:
             stack.callback(checkpoints.close)
             found = checkpoints.latest() if resume else None
             step = found.step if found else 0
-        loggers = [] if out is None else [JsonLines(out, step), *([TensorBoard(out)] if config.tensorboard else [])]
+        loggers: list[Logger] = [] if out is None else [JsonLines(out, step), *([TensorBoard(out)] if config.tensorboard else [])]
         record = Record(out, step, loggers)
         for logger in loggers:
             stack.callback(logger.close)
@@ -233,9 +236,7 @@ class Group:
             carries, self.frozen = read(found, ([compiled.carry] * len(compiled.rounds), self._frozen_shapes(compiled, found.meta["host"]["frozen"])))
             self.status, self.messages = found.meta["host"]["status"], found.meta["host"]["messages"]
         if progress is not None:
-            progress.say(
-                f"{self.size} members, {compiled.lanes.width} at a time on {compiled.lanes.devices} device(s); compiled in {self.compile_seconds:.1f} s"
-            )
+            progress.say(f"{self.size} members, {compiled.lanes.size} at a time; compiled in {self.compile_seconds:.1f} s")
             progress.begin()
         begin, saved, interrupt = time.perf_counter(), time.perf_counter(), False
         first_step, after_first = step, 0
@@ -272,7 +273,7 @@ class Group:
             checkpoints.wait()
         seconds = time.perf_counter() - begin
         rate = (step - first_step) / max(seconds, 1e-9)
-        result = {
+        result: dict[str, Any] = {
             "status": "interrupted" if interrupt and step < plan.steps else "done",
             "message": "; ".join(f"member {index}: {message}" for index, message in enumerate(self.messages) if message),
             "step": step,
@@ -350,10 +351,10 @@ class Group:
         for member, (options, seed) in enumerate(zip(self.options, self.seeds, strict=True)):
             index, lane = where[member]
             carry = self.frozen[member] if member in self.frozen else jax.tree.map(lambda x, lane=lane: x[lane], carries[index])
-            rows = [of_member(columns, member) for columns in (histories, evaluations)]
+            own = of_member(histories, member), of_member(evaluations, member)
             state = "nonfinite" if member in self.frozen else status
             learner = experiment_of(self.factory, self.given, options).learner if self.hyper else self.experiment.learner
-            made.append(Member(options, seed, state, self.messages[member], *rows, learner, carry[0]))
+            made.append(Member(options, seed, state, self.messages[member], *own, learner, carry[0]))
         return tuple(made)
 
 
@@ -364,7 +365,7 @@ class Compiled:
         begin = time.perf_counter()
         self.group, self.lanes = group, lanes
         self.rounds = group.rounds(lanes)
-        self.data = group.place(lanes, group.experiment.source.data, PartitionSpec())
+        self.data = group.place(lanes, group.source.data, PartitionSpec())
         self.evaluation = None if evaluation is None else group.place(lanes, evaluation, PartitionSpec())
         keys = jnp.stack([jax.random.key(seed) for seed in group.seeds])
         spec = PartitionSpec("seed")
@@ -390,6 +391,7 @@ class Compiled:
         return self._chunks[length](self.hyper[round_], self.keys[round_], np.int32(step), carry, self.data)
 
     def evaluate(self, round_: int, step: int, carry: Any) -> Any:
+        assert self._evaluate is not None
         return jax.tree.map(np.asarray, self._evaluate(self.hyper[round_], self.keys[round_], np.int32(step), carry, self.evaluation))
 
     def seconds_per_chunk(self, length: int) -> float:

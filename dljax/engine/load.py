@@ -29,11 +29,13 @@ def load(path: Path | str, experiment: Experiment | None = None, *, member: int 
     config = read_config(path)
     if config is None:
         raise RunFolderError(f"load: there is no run in {path}; give the folder that holds config.json")
-    members = config.get("members")
-    if (members is None) != (member is None) or (members is not None and not 0 <= member < len(members)):
-        held = "one run; leave member out" if members is None else f"a sweep; give member from 0 to {len(members) - 1}"
+    members: list[dict[str, Any]] = config.get("members") or []
+    if bool(members) != (member is not None) or (member is not None and not 0 <= member < len(members)):
+        held = "one run; leave member out" if not members else f"a sweep; give member from 0 to {len(members) - 1}"
         raise RunFolderError(f"load: {path} holds {held}")
-    options = {**config.get("options", {}), **({name: value for name, value in members[member].items() if name != "seed"} if members else {})}
+    options = {**config.get("options", {})}
+    if member is not None:
+        options |= {name: value for name, value in members[member].items() if name != "seed"}
     experiment = experiment or _rebuilt(path, config.get("recipe"), options)
     checkpoints = Checkpoints(path / "checkpoints")
     found = checkpoints.latest()
@@ -42,17 +44,14 @@ def load(path: Path | str, experiment: Experiment | None = None, *, member: int 
     source = experiment.source if isinstance(experiment.source, Source) else stacked(experiment.source.take(1))
     key = jax.eval_shape(jax.random.key, 0)
     carry = jax.eval_shape(lambda key, data: jax.tree.map(jnp.asarray, start(experiment.learner, source, key, data)[1:]), key, source.data)
-    if members is None:
+    if member is None:
         state, _ = read(found, _placed(carry))
     else:
         state, _ = _member(found, carry, config["lanes"], len(members), member)
     record = Record(path, found.step, ())
-    columns = []
-    for kind in ("metrics", "evaluation"):
-        arrays = record.arrays(kind)
-        columns.append(arrays if members is None else of_member(arrays, member))
+    history, evaluations = (columns if member is None else of_member(columns, member) for columns in map(record.arrays, ("metrics", "evaluation")))
     result = read_result(path)
-    return Run(experiment.learner, state, found.step, result.get("status", "interrupted"), *columns, result, path)
+    return Run(experiment.learner, state, found.step, result.get("status", "interrupted"), history, evaluations, result, path)
 
 
 def _rebuilt(path: Path, recipe: Any, options: dict[str, Any]) -> Experiment:

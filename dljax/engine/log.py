@@ -158,7 +158,8 @@ def divided(mean: Mean) -> np.ndarray:
     [1.5, nan]
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(mean.weight > 0, np.divide(mean.total, mean.weight), np.nan)
+        total, weight = np.asarray(mean.total), np.asarray(mean.weight)
+        return np.where(weight > 0, np.divide(total, weight), np.nan)
 
 
 class Progress:

@@ -5,6 +5,7 @@ run the same step once per device on a slice of the batch; a learner that averag
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -250,6 +251,6 @@ def start_processes(coordinator: str, num_processes: int, process_id: int) -> No
     """
     check_int("start_processes", "num_processes", num_processes, minimum=1)
     check_int("start_processes", "process_id", process_id, maximum=num_processes - 1)
-    if jax.config.jax_platforms == "cpu" or not jax.config.jax_platforms:
+    if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, num_processes=num_processes, process_id=process_id)

@@ -87,7 +87,10 @@ def cache_folder() -> Path:
 
 def use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, unless the user has set jax's own option, or `DLJAX_COMPILATION_CACHE=off`."""
-    if os.environ.get("DLJAX_COMPILATION_CACHE", "on").lower() in ("off", "0", "false", "no") or jax.config.jax_compilation_cache_dir is not None:
+    if (
+        os.environ.get("DLJAX_COMPILATION_CACHE", "on").lower() in ("off", "0", "false", "no")
+        or jax.config.values["jax_compilation_cache_dir"] is not None
+    ):
         return
     folder = cache_folder() / "xla"
     try:

@@ -66,6 +66,7 @@ class Program:
     ) -> None:
         self.learner, self.source, self.every, self.parallel = learner, source, every, parallel
         self.per_device = parallel is not None and parallel.per_device
+        self.num_copies = parallel.num_shards if parallel is not None and parallel.per_device else 1
         self.data = replicate(source.data, parallel)
         self.compile_seconds = 0.0
         self.memory: Memory | None = None
@@ -123,16 +124,17 @@ class Program:
         # A copy, or a leaf that is the data themselves would be donated with the state.
         state, cursor = jax.tree.map(jnp.copy, (state, cursor))
         if self.per_device:
-            state, cursor = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.parallel.num_shards, *x.shape)), (state, cursor))
+            state, cursor = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_copies, *x.shape)), (state, cursor))
         return state, cursor
 
     def _body(self, length: int) -> Callable[..., Any]:
         every = self.every if length % self.every == 0 else length
         learner, source = self.learner, self.source
-        if self.per_device:
-            learner, source = averaged(learner), local_batches(source, self.parallel)
-        elif self.parallel is not None:
-            source = constrain_batches(source, self.parallel)
+        if self.parallel is not None:
+            if self.per_device:
+                learner, source = averaged(learner), local_batches(source, self.parallel)
+            else:
+                source = constrain_batches(source, self.parallel)
 
         def chunk(key: Key, step: Any, state: State, cursor: Cursor, data: Data) -> Any:
             with bind_axis("data" if self.per_device else None):
@@ -179,6 +181,7 @@ class Program:
     def _evaluator(self, key: Key) -> Callable[..., Any]:
         if self._evaluate is None:
             fold = self.learner.evaluate
+            assert fold is not None
             parallel = None if self.per_device else self.parallel
             place = fold._replace(step=lambda acc, state, batch: fold.step(acc, state, constrained(batch, parallel)))
             run = evaluate(place, self._batch_size)
@@ -249,7 +252,7 @@ class Compilations:
             jax.monitoring.register_event_duration_secs_listener(cls._heard)
 
     @classmethod
-    def _heard(cls, event: str, seconds: float, **kwargs: Any) -> None:
+    def _heard(cls, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             cls.count += 1
 

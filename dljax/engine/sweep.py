@@ -104,8 +104,8 @@ def sweep(
     config = config or FitConfig()
     if config.parallel not in (None, "auto") or config.early_stopping is not None or config.debug:
         raise ValueError("sweep: config.parallel, early_stopping and debug do not apply to a sweep; leave them out")
-    grid = {name: list(values) for name, values in (grid or {}).items()}
-    for name, values in grid.items():
+    axes = {name: list(values) for name, values in (grid or {}).items()}
+    for name, values in axes.items():
         if not values:
             raise ValueError(f"sweep: grid has no values for {name!r}; give at least one")
     seeds = list(range(check_int("sweep", "seeds", seeds, minimum=1))) if isinstance(seeds, int) else [int(seed) for seed in seeds]
@@ -114,9 +114,9 @@ def sweep(
     use_compilation_cache()
     begin = time.perf_counter()
     given = Experiment(Learner(lambda key, batch: (), lambda key, state, batch: (state, {})), source, steps, evaluation=evaluation)
-    traced = _traceable(factory, given, grid)
-    structures = product({name: values for name, values in grid.items() if name not in traced})
-    points = product({name: grid[name] for name in traced})
+    traced = _traceable(factory, given, axes)
+    structures = product({name: values for name, values in axes.items() if name not in traced})
+    points = product({name: axes[name] for name in traced})
     out = None if out is None else Path(out).absolute()
     groups = []
     for index, structure in enumerate(structures):
@@ -126,8 +126,8 @@ def sweep(
         if groups[-1].result["status"] == "interrupted":
             break
     members = [member for group in groups for member in group.members]
-    order = {repr(options): place for place, options in enumerate(product(grid))}
-    members.sort(key=lambda member: order[repr({name: member.options[name] for name in grid})])
+    order = {repr(options): place for place, options in enumerate(product(axes))}
+    members.sort(key=lambda member: order[repr({name: member.options[name] for name in axes})])
     result = {"programs": len(groups), "traced": traced, "seconds": time.perf_counter() - begin, "groups": [group.result for group in groups]}
     return Sweep(tuple(members), groups[-1].result["status"], result, out)
 
@@ -135,7 +135,9 @@ def sweep(
 def _traceable(factory: Callable[..., Learner | Experiment], given: Experiment, grid: Mapping[str, list[Any]]) -> list[str]:
     """The options that may be tracers: floats that the factory and one step accept without asking for their value."""
     first = {name: values[0] for name, values in grid.items()}
-    concrete = experiment_of(factory, given, first)
+    source = experiment_of(factory, given, first).source
+    if not isinstance(source, Source):
+        return []
     traced: list[str] = []
     for name, values in grid.items():
         if not all(isinstance(value, float | np.floating) for value in values):
@@ -143,11 +145,11 @@ def _traceable(factory: Callable[..., Learner | Experiment], given: Experiment, 
 
         def member(values: Mapping[str, Any], key: Any, data: Any) -> Any:
             learner = experiment_of(factory, given, {**first, **values}).learner
-            _, state, cursor = start(learner, concrete.source, key, data)
-            return unroll(learner, concrete.source, 1)(key, 0, state, cursor, data)
+            _, state, cursor = start(learner, source, key, data)
+            return unroll(learner, source, 1)(key, 0, state, cursor, data)
 
         try:
-            jax.eval_shape(member, dict.fromkeys([*traced, name], 0.5), jax.eval_shape(jax.random.key, 0), concrete.source.data)
+            jax.eval_shape(member, dict.fromkeys([*traced, name], 0.5), jax.eval_shape(jax.random.key, 0), source.data)
         except Exception:  # whatever it raises, this option is not one for tracing; a real error comes again with its value
             continue
         traced.append(name)

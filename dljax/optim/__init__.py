@@ -1,1 +1,1 @@
-""""""
+"""Gradient transformations and minimisers, first order to evolution."""

@@ -5,7 +5,6 @@ folded by a `Fold`, and the engine compiles, vectorises, shards, checkpoints and
 """
 
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -65,19 +64,22 @@ class Fold(NamedTuple):
     finish: Callable[[Any], Metrics]
 
 
+def _params_of(state: State) -> Params:
+    return state["params"] if isinstance(state, Mapping) else state.params
+
+
 class Learner(NamedTuple):
     """A method as a pair of pure functions on a state.
 
     Attributes:
       init: `(key, batch) -> state`. A first batch gives shapes and data-dependent initialisation; `()` where none is needed.
       step: `(key, state, batch) -> (state, metrics)`. Pure: jit, vmap, scan and shard it freely. Same structure, shapes and dtypes in and out.
-      params: `state -> params`, what to evaluate, export, average and act with.
+      params: `state -> params`, what to evaluate, export, average and act with; the field or the key `params` of the state if not given.
       evaluate: a `Fold` over held-out data, or None.
       functions: what the learned parameters can do, `name -> (key, params, ...) -> arrays`: predict, sample, log_prob, act, encode ...
 
     >>> mean = Learner(init=lambda key, batch: {"params": jnp.zeros(())},
-    ...                step=lambda key, state, batch: ({"params": 0.9 * state["params"] + 0.1 * batch.mean()}, {"batch_mean": batch.mean()}),
-    ...                params=lambda state: state["params"])
+    ...                step=lambda key, state, batch: ({"params": 0.9 * state["params"] + 0.1 * batch.mean()}, {"batch_mean": batch.mean()}))
     >>> state, metrics = mean.step(jax.random.key(0), mean.init(jax.random.key(1), jnp.ones(4)), jnp.ones(4))
     >>> float(state["params"]), float(metrics["batch_mean"])
     (0.10000000149011612, 1.0)
@@ -85,7 +87,7 @@ class Learner(NamedTuple):
 
     init: Callable[[Key, Batch], State]
     step: Callable[[Key, State, Batch], tuple[State, Metrics]]
-    params: Callable[[State], Params] = attrgetter("params")
+    params: Callable[[State], Params] = _params_of
     evaluate: Fold | None = None
     functions: Mapping[str, Callable[..., Any]] = {}
 

@@ -95,7 +95,7 @@ def train(
 
     >>> def step(key, state, batch):
     ...     return {"params": state["params"] / 2}, {"x": state["params"]}
-    >>> halve = Learner(lambda key, batch: {"params": 1.0}, step, params=lambda state: state["params"])
+    >>> halve = Learner(lambda key, batch: {"params": 1.0}, step)
     >>> float(train(Experiment(halve, steps=3), jax.random.key(0)).params)
     0.125
     """
@@ -157,7 +157,7 @@ def fit(
 
     >>> def step(key, state, batch):
     ...     return {"params": state["params"] / 2}, {"x": state["params"]}
-    >>> halve = Learner(lambda key, batch: {"params": 1.0}, step, params=lambda state: state["params"])
+    >>> halve = Learner(lambda key, batch: {"params": 1.0}, step)
     >>> run = fit(halve, steps=4, config=FitConfig(every=2))
     >>> float(run.params), run.history["x"].tolist(), run.history["step"].tolist()
     (0.0625, [0.75, 0.1875], [2, 4])

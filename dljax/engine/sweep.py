@@ -95,7 +95,7 @@ def sweep(
     >>> def shrink(rate=0.5):
     ...     def step(key, state, batch):
     ...         return {"params": rate * state["params"]}, {"x": state["params"]}
-    ...     return Learner(lambda key, batch: {"params": jnp.ones(())}, step, params=lambda state: state["params"])
+    ...     return Learner(lambda key, batch: {"params": jnp.ones(())}, step)
     >>> result = sweep(shrink, {"rate": [0.5, 0.25]}, steps=2, config=FitConfig(every=1), batching="vmap")
     >>> [float(member.params) for member in result.members], result.result["programs"]
     ([0.25, 0.0625], 1)

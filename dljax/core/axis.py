@@ -6,7 +6,6 @@ on one device, under `jax.pmap` and under `jax.shard_map`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -14,7 +13,8 @@ from jax import lax
 
 from dljax.core.contract import Key
 
-_axis: ContextVar[str | None] = ContextVar("dljax_axis", default=None)
+# Part of the key of jax's caches: a function jitted inside a step is traced again where another axis is bound.
+_axis = jax.make_user_context(None)
 
 
 @contextmanager
@@ -25,11 +25,8 @@ def bind_axis(name: str | None) -> Iterator[None]:
     ...     jax.vmap(pmean, axis_name="data")(jax.numpy.arange(3.0)).tolist()
     [1.0, 1.0, 1.0]
     """
-    token = _axis.set(name)
-    try:
+    with _axis(name):
         yield
-    finally:
-        _axis.reset(token)
 
 
 def bound_axis() -> str | None:
@@ -38,7 +35,7 @@ def bound_axis() -> str | None:
     >>> bound_axis() is None
     True
     """
-    return _axis.get()
+    return _axis.value
 
 
 def pmean(tree: Any) -> Any:
@@ -47,7 +44,7 @@ def pmean(tree: Any) -> Any:
     >>> pmean({"gradient": 3.0})
     {'gradient': 3.0}
     """
-    axis = _axis.get()
+    axis = _axis.value
     return tree if axis is None else lax.pmean(tree, axis)
 
 
@@ -57,7 +54,7 @@ def psum(tree: Any) -> Any:
     >>> psum({"count": 3.0})
     {'count': 3.0}
     """
-    axis = _axis.get()
+    axis = _axis.value
     return tree if axis is None else lax.psum(tree, axis)
 
 
@@ -68,5 +65,5 @@ def local_key(key: Key) -> Key:
     >>> bool((local_key(key) == key).all())
     True
     """
-    axis = _axis.get()
+    axis = _axis.value
     return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))

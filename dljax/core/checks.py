@@ -28,6 +28,8 @@ def check_range(
     if isinstance(value, jax.core.Tracer):
         return
     try:
+        if value is None or isinstance(value, str | bytes):  # NumPy would read them as NaN and as the number they spell
+            raise TypeError
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{who}: {name} must be a number in {_interval(low, high, open_low, open_high)}, got {value!r}") from None

@@ -6,7 +6,6 @@ float32. A learner cooperates by wrapping its model once, `forward = precision.w
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,8 @@ POLICIES = {
     "bfloat16": Policy(jnp.float32, jnp.bfloat16, jnp.float32),
 }
 
-_policy: ContextVar[Policy | None] = ContextVar("dljax_policy", default=None)
+# Part of the key of jax's caches: a function jitted inside a step is traced again under another policy.
+_policy = jax.make_user_context(None)
 
 
 @contextmanager
@@ -47,11 +47,8 @@ def use(policy: str | Policy | None) -> Iterator[None]:
     if isinstance(policy, str):
         check_choice("precision", "policy", policy, POLICIES)
         policy = POLICIES[policy]
-    token = _policy.set(policy)
-    try:
+    with _policy(policy):
         yield
-    finally:
-        _policy.reset(token)
 
 
 def cast(tree: Any, dtype: Any) -> Any:
@@ -77,7 +74,7 @@ def wrap(apply: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        policy = _policy.get()
+        policy = _policy.value
         if policy is None or policy.compute == jnp.float32:
             return apply(*args, **kwargs)
         args, kwargs = cast((args, kwargs), policy.compute)

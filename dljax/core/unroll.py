@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Int, Shaped
 
 from dljax.core.checks import check_int
 from dljax.core.contract import Batch, Cursor, Data, Fold, Key, Learner, Mean, Metrics, Source, State
@@ -60,7 +60,7 @@ def unroll(learner: Learner, source: Source, steps: int, every: int = 1) -> Call
     if steps % every:
         raise ValueError(f"unroll: every must divide steps, got every={every} and steps={steps}; use {steps - steps % every} steps or another every")
 
-    def run(key: Key, step: Int[Any, ""], state: State, cursor: Cursor, data: Data | None = None) -> tuple[State, Cursor, History]:
+    def run(key: Key, step: Int[ArrayLike, ""], state: State, cursor: Cursor, data: Data | None = None) -> tuple[State, Cursor, History]:
         data = source.data if data is None else data
 
         def one(carry: tuple, _: None) -> tuple[tuple, dict[str, Mean]]:

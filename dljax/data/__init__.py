@@ -1,1 +1,12 @@
-""""""
+"""Data: a catalogue of real data sets, found or fetched and verified, and sources of batches."""
+
+from dljax.data.catalogue import CATALOGUE, FileStatus, Info, available, check, get, info, load, where
+from dljax.data.entry import Entry, File
+from dljax.data.host import GrainSource, grain_source, open_arrays
+from dljax.data.parsers import decode_text, encode_text
+from dljax.data.sources import check_labels, from_sampler, permuted_index, repeat, segments, shuffled, windows
+
+__all__ = [
+    "CATALOGUE", "Entry", "File", "FileStatus", "GrainSource", "Info", "available", "check", "check_labels", "decode_text", "encode_text",
+    "from_sampler", "get", "grain_source", "info", "load", "open_arrays", "permuted_index", "repeat", "segments", "shuffled", "where", "windows",
+]  # fmt: skip

@@ -5,6 +5,7 @@ remembers, and the SHA-256 of every file. It is written under another name and r
 one that was damaged later is recognised by its sums, and the one before it is used.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dljax.core.tree import named_leaves, with_keys, without_keys
@@ -66,11 +68,8 @@ class Checkpoints:
           CheckpointError: this one, or the one before it, cannot be written.
         """
         self.wait()
-        names, leaves = zip(*named_leaves(without_keys(tree)), strict=True)
-        stacked = [False] * len(leaves)
-        if per_device:
-            stacked = [bool(varies) for varies in jax.jit(lambda xs: [jnp.any(x != x[:1]) for x in xs])(leaves)]
-            leaves = jax.jit(lambda xs: [x if keep else x[0] for x, keep in zip(xs, stacked, strict=True)])(leaves)
+        names = [name for name, _ in named_leaves(tree)]
+        leaves, stacked = _separated(tree) if per_device else (jax.tree.leaves(without_keys(tree)), (False,) * len(names))
         described = [[name, list(leaf.shape), str(leaf.dtype), keep] for name, leaf, keep in zip(names, leaves, stacked, strict=True)]
         meta = {"format": FORMAT, "step": step, "host": host, "leaves": described}
         partial = self.folder / f".partial-{step}"
@@ -87,12 +86,16 @@ class Checkpoints:
                 multihost_utils.sync_global_devices(f"dljax-checkpoint-{step}")
             if self._orbax is None:
                 self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
-            numbered = {str(index): leaf for index, leaf in enumerate(leaves)}
+            numbered = {str(index): leaf for index, leaf in enumerate(leaves)} or {"none": np.zeros(())}  # Orbax saves no empty tree
             self._orbax.save((partial / "arrays").absolute(), args=ocp.args.StandardSave(numbered))
         except Exception as error:
             raise self._explained(step, error) from error
         self._pending = threading.Thread(target=self._finish, args=(step, partial, meta), name=f"dljax-checkpoint-{step}")
         self._pending.start()
+
+    def prepare(self, tree: Any) -> None:
+        """Compile what a save of such a tree, stacked over devices, needs."""
+        _separated(tree)
 
     def wait(self) -> None:
         """Until the last save is complete.
@@ -147,7 +150,8 @@ class Checkpoints:
                 if final.exists():
                     shutil.rmtree(final)
                 os.rename(partial, final)
-                for old in self.steps()[: -self.keep]:
+                # A newer one is damaged, or this run would have begun there: it must not push out what is whole.
+                for old in [other for other in self.steps() if other <= step][: -self.keep]:
                     shutil.rmtree(self.folder / str(old))
         except BaseException as error:  # a thread cannot raise: wait() does
             self._error = self._explained(step, error)
@@ -214,6 +218,8 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
     if differences:
         more = f" (and {len(differences) - 5} more)" if len(differences) > 5 else ""
         raise CheckpointError(f"checkpoint {path} does not fit: {'; '.join(differences[:5])}{more}; resume with the options it was trained with")
+    if not targets:
+        return shapes
     with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as reader:
         arrays = reader.restore((path / "arrays").absolute(), args=ocp.args.StandardRestore(targets))
     leaves = [arrays[str(index)] for index in range(len(expected))]
@@ -224,6 +230,23 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
         )
         leaves = spread_out(leaves)
     return with_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)
+
+
+def _separated(tree: Any) -> tuple[list[Any], tuple[bool, ...]]:
+    """The leaves of a tree stacked over devices, one copy of those that are equal on all; and which are not."""
+    leaves = jax.tree.leaves(without_keys(tree))
+    varies = tuple(bool(leaf) for leaf in _varies(leaves))
+    return _once(leaves, varies), varies
+
+
+@jax.jit
+def _varies(leaves: list[Any]) -> list[Any]:
+    return [jnp.any(leaf != leaf[:1]) for leaf in leaves]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _once(leaves: list[Any], varies: tuple[bool, ...]) -> list[Any]:
+    return [leaf if keep else leaf[0] for leaf, keep in zip(leaves, varies, strict=True)]
 
 
 def _digest(path: Path) -> str:

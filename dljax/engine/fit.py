@@ -20,12 +20,12 @@ from dljax.core import contract
 from dljax.core.checks import check_int
 from dljax.core.contract import EMPTY, Data, HostSource, Key, Learner, Params, Source, State
 from dljax.core.experiment import Experiment
-from dljax.core.tree import num_bytes, num_params
+from dljax.core.tree import is_key, num_bytes, num_params
 from dljax.engine.checkpoint import Checkpoints, Found, read
 from dljax.engine.folder import RunFolder, read_config
 from dljax.engine.host import Chunk, Feed, stacked
 from dljax.engine.log import JsonLines, Logger, Progress, Record, TensorBoard, Values, divided, number
-from dljax.engine.parallel import choose, replicate
+from dljax.engine.parallel import choose, copied, on_any_process, replicate
 from dljax.engine.plan import FitConfig, Plan
 from dljax.engine.profile import use_compilation_cache
 from dljax.engine.program import Program, counted
@@ -168,8 +168,12 @@ def fit(
         raise ValueError("fit: evaluation data were given, but the learner has no `evaluate` fold; leave them out or give it one")
     if resume and out is None:
         raise ValueError("fit: resume needs the folder of the run; pass out")
+    if config.early_stopping is not None and evaluation is None:
+        raise ValueError("fit: early_stopping looks at evaluations, but there are no evaluation data; pass evaluation or leave it out")
+    key = jax.random.key(0) if key is None else key
+    if not is_key(key) or key.shape != ():
+        raise TypeError(f"fit: key must be one typed random key such as jax.random.key(0), got {key!r}")
     with ExitStack() as stack:
-        key = jax.random.key(0) if key is None else key
         trainer = _Trainer(stack, learner, source, steps, key, evaluation, config, None if out is None else Path(out).absolute(), resume)
         return trainer.run(dict(describe or {}), callbacks, loggers)
 
@@ -252,8 +256,14 @@ class _Trainer:
         self.run_key = contract.run_key(key)
         self.loop = self.program.start(key) if found is None else read(found, self.program.shapes, per_device=self.program.per_device)
         self.program.prepare({length for _, length in segments}, self.run_key)
+        if self.folder is not None:
+            self.folder.write_config()
         self._start_record(loggers)
         self._say(self._header())
+        if found is not None and self._is_enough():
+            segments = []  # it had stopped early, and was killed before it could say so
+        if self.progress is not None:
+            self.progress.begin()
         self.trained = self.saved = time.perf_counter()
         with interruptible() as interrupted, counted() as compilations:
             after_first = 0
@@ -264,6 +274,8 @@ class _Trainer:
                     self._ask(callbacks, interrupted())
                     self._save(begin)
                 if index == 0:
+                    if self.checkpoints is not None and self.program.per_device:
+                        self.checkpoints.prepare(self.loop)
                     after_first = compilations()
                 if self.status != "done":
                     break
@@ -345,7 +357,10 @@ class _Trainer:
             self.status, self.message = "nonfinite", self._what_went_bad(int(history.bad_step))
 
     def _what_went_bad(self, bad_step: int) -> str:
-        kept = self.checkpoints.steps() if self.checkpoints is not None else []
+        kept = []
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            kept = self.checkpoints.steps()
         what = (
             f"a metric is not finite at step {bad_step}"
             if bad_step >= 0
@@ -363,16 +378,21 @@ class _Trainer:
 
     def _ask(self, callbacks: Sequence[Callable[[Snapshot], bool | None]], interrupted: bool) -> None:
         if callbacks:
-            params = jax.tree.map(np.array, self.learner.params(self.program.unstacked(self.loop).state))
+            params = self.learner.params(self.program.unstacked(self.loop).state)
             metrics = self.record.rows["metrics"][-1] if self.record.rows["metrics"] else {}
-            answers = [callback(Snapshot(self.step, params, metrics)) for callback in callbacks]
-            if any(answers):
+            answers = [callback(Snapshot(self.step, copied(params), dict(metrics))) for callback in callbacks]
+            if on_any_process(any(answers)):
                 self.status, self.message = "stopped", f"a callback stopped the run at step {self.step}"
-        stopping = self.config.early_stopping
-        if stopping is not None and stopping.reached(self.record.series(stopping.metric)):
-            self.status, self.message = "stopped", f"{stopping.metric} has not improved for {stopping.patience} evaluations"
-        if interrupted:
+        self._is_enough()
+        if on_any_process(interrupted):
             self.status, self.message = "interrupted", f"interrupted at step {self.step}"
+
+    def _is_enough(self) -> bool:
+        stopping = self.config.early_stopping
+        if stopping is None or not stopping.reached(self.record.series(stopping.metric)):
+            return False
+        self.status, self.message = "stopped", f"{stopping.metric} has not improved for {stopping.patience} evaluations"
+        return True
 
     def _save(self, begin: int) -> None:
         every = self.config.checkpoint_every

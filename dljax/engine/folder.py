@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 FORMAT = 1
 CONFIG, RESULT = "config.json", "result.json"
@@ -19,7 +20,7 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolder:
-    """A run folder held by this process.
+    """A run folder held by this process; until `write_config` nothing in it is changed.
 
     Args:
       path: made where it does not exist.
@@ -27,10 +28,12 @@ class RunFolder:
       resume: whether to go on with the run that is there.
     Raises:
       RunFolderError: it holds a run and `resume` is False; it holds another run; another process writes to it; it cannot be written to.
+      ValueError: `config` holds a number that JSON cannot hold.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool) -> None:
         self.path = Path(path).absolute()
+        self._config = _as_json(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
@@ -42,28 +45,32 @@ class RunFolder:
             self._lock.close()
             raise RunFolderError(f"out: another process is training in {self.path}; wait for it or choose another folder") from None
         try:
-            self._open(dict(config), resume)
+            self._open(resume)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, config: dict[str, Any], resume: bool) -> None:
+    def _open(self, resume: bool) -> None:
         old = read_config(self.path)
         if old is None:
-            write_json(self.path / CONFIG, {"format": FORMAT, **config, "environment": environment()})
+            self._config = {"format": FORMAT, **self._config}
             return
         if not resume:
             raise RunFolderError(
                 f"out: {self.path} already holds a run ({old.get('recipe') or 'unnamed'}, {old.get('steps')} steps); "
                 "resume it or choose another folder"
             )
-        config = json.loads(json.dumps(config))
-        changed = [f"{name}: {before!r} in the run, {after!r} now" for name, before, after in _changes(old, config) if name != "steps"]
+        new = self._config
+        changed = [f"{name}: {before!r} in the run, {after!r} now" for name, before, after in _changes(old, new) if name != "steps"]
         if changed:
             raise RunFolderError(
                 f"resume: {self.path} is another run ({'; '.join(changed[:5])}); use the options it was started with or choose another folder"
             )
-        write_json(self.path / CONFIG, {**old, "steps": config["steps"], "environment": environment()})
+        self._config = {**old, "steps": new["steps"]}
+
+    def write_config(self) -> None:
+        """Write `config.json` atomically, once all that could refuse the run has been asked."""
+        write_json(self.path / CONFIG, {**self._config, "environment": environment()})
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Replace `result.json` atomically."""
@@ -102,13 +109,20 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON so that a reader sees the old file or the new one, never half of it.
+
+    Raises:
+      RunFolderError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1, allow_nan=False, default=str)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("w") as file:
+            json.dump(value, file, indent=1, allow_nan=False, default=str)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written ({error.strerror}); free space or choose a writable folder") from None
 
 
 def environment() -> dict[str, Any]:
@@ -126,6 +140,20 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "system": platform.platform(),
     }
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as it will be read again; functions and other objects by their name."""
+
+    def described(value: Any) -> Any:
+        if np.ndim(value) == 0 and hasattr(value, "item"):
+            return value.item()
+        return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
+
+    try:
+        return json.loads(json.dumps(dict(config), allow_nan=False, default=described))
+    except ValueError as error:
+        raise ValueError(f"describe: must hold JSON values, and NaN and infinity are none ({error}); leave them out or write them as text") from None
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

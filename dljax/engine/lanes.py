@@ -110,7 +110,10 @@ class Group:
         self.options = [{**structure, **point} for point in points for _ in seeds]
         self.seeds = [seed for _ in points for seed in seeds]
         self.size = len(self.seeds)
-        self.experiment = experiment = experiment_of(factory, given, self.options[0])
+        # Each point is built once with its values: they are checked here, a tracer is not.
+        experiments = [experiment_of(factory, given, {**structure, **point}) for point in points]
+        self.experiment = experiment = experiments[0]
+        self.learners = [each.learner for each in experiments for _ in seeds]
         if not isinstance(experiment.source, Source):
             raise ValueError("sweep: members share a program, which a HostSource cannot feed; use a Source, or fit them one by one")
         self.source = experiment.source
@@ -121,26 +124,31 @@ class Group:
 
     # Pure bodies of one member
 
-    def _learner(self, hyper: Mapping[str, Any]) -> Learner:
-        return experiment_of(self.factory, self.given, {**self.structure, **hyper}).learner if hyper else self.experiment.learner
+    def _parts(self, hyper: Mapping[str, Any]) -> tuple[Learner, Source]:
+        """The learner of these options, and the source: its functions may depend on them, its data do not."""
+        if not hyper:
+            return self.experiment.learner, self.source
+        made = experiment_of(self.factory, self.given, {**self.structure, **hyper})
+        assert isinstance(made.source, Source)
+        return made.learner, made.source
 
     def start_member(self, hyper: Any, key: Any, data: Any) -> Any:
-        _, state, cursor = start(self._learner(hyper), self.source, key, data)
+        _, state, cursor = start(*self._parts(hyper), key, data)
         return jax.tree.map(jnp.copy, (state, cursor))
 
     def chunk_member(self, length: int) -> Callable[..., Any]:
         every = self.plan.every if length % self.plan.every == 0 else length
 
         def body(hyper: Any, key: Any, step: Any, carry: Any, data: Any) -> Any:
-            learner = self._learner(hyper)
-            state, cursor, history = unroll(learner, self.source, length, every)(run_key(key), step, *carry, data)
+            learner, source = self._parts(hyper)
+            state, cursor, history = unroll(learner, source, length, every)(run_key(key), step, *carry, data)
             return (state, cursor), (history, is_finite(learner.params(state)))
 
         return body
 
     def evaluate_member(self, hyper: Any, key: Any, step: Any, carry: Any, data: Any) -> Any:
         key = jax.random.fold_in(jax.random.fold_in(run_key(key), NO_STEP), step)
-        fold = self._learner(hyper).evaluate
+        fold = self._parts(hyper)[0].evaluate
         assert fold is not None
         return evaluate(fold, self.config.batch_size)(key, carry[0], data)
 
@@ -226,6 +234,9 @@ class Group:
             stack.callback(checkpoints.close)
             found = checkpoints.latest() if resume else None
             step = found.step if found else 0
+            if step > plan.steps:
+                raise ValueError(f"sweep: steps={plan.steps}, but {out} has been trained for {step} already; use at least {step}")
+            folder.write_config()
         loggers: list[Logger] = [] if out is None else [JsonLines(out, step), *([TensorBoard(out)] if config.tensorboard else [])]
         record = Record(out, step, loggers)
         for logger in loggers:
@@ -249,7 +260,8 @@ class Group:
                 step = first + length
                 self._report(compiled, record, first, length, outputs, carries)
                 if progress is not None:
-                    progress.update(step, {name: values[0] for name, values in record.rows["metrics"][-1].items() if isinstance(values, list)})
+                    latest = record.rows["metrics"][-1] if record.rows["metrics"] else {}
+                    progress.update(step, {name: values[0] for name, values in latest.items() if isinstance(values, list)})
                 if compiled.has_evaluation and (step % plan.evaluate_every == 0 or step == plan.steps):
                     results = [compiled.evaluate(index, step, carry) for index, carry in enumerate(carries)]
                     record.add("evaluation", step, {name: self._column(compiled, [result[name] for result in results]) for name in results[0]})
@@ -293,6 +305,11 @@ class Group:
     def _compiled(self, stored: Mapping[str, Any] | None) -> "Compiled":
         """The functions in the fastest layout of lanes, or in that of the sweep that is resumed."""
         candidates = [Lanes(*stored["lanes"])] if stored is not None and "lanes" in stored else self._candidates()
+        if candidates[0].devices > jax.local_device_count():
+            raise ValueError(
+                f"sweep: the sweep that is resumed has its members on {candidates[0].devices} devices, but there are {jax.local_device_count()}; "
+                "start with as many, or train again into another folder"
+            )
         lengths = {length for _, length in self.plan.segments(0)}
         compiled = [Compiled(self, lanes, lengths, self.experiment.evaluation) for lanes in candidates]
         self.compile_seconds = sum(one.compile_seconds for one in compiled)
@@ -353,8 +370,7 @@ class Group:
             carry = self.frozen[member] if member in self.frozen else jax.tree.map(lambda x, lane=lane: x[lane], carries[index])
             own = of_member(histories, member), of_member(evaluations, member)
             state = "nonfinite" if member in self.frozen else status
-            learner = experiment_of(self.factory, self.given, options).learner if self.hyper else self.experiment.learner
-            made.append(Member(options, seed, state, self.messages[member], *own, learner, carry[0]))
+            made.append(Member(options, seed, state, self.messages[member], *own, self.learners[member], carry[0]))
         return tuple(made)
 
 
@@ -376,8 +392,7 @@ class Compiled:
             self._start = group.mapped(lanes, group.start_member, shared=(2,)).lower(*args, self.data).compile()
             info, placed = self._start.out_info, self._start.output_shardings
             self.carry = carry = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), info, placed)
-            chunks = {length: group.mapped(lanes, group.chunk_member(length), shared=(2, 4), donate=(3,)) for length in lengths}
-            self._chunks = {length: chunk.lower(*args, np.int32(0), carry, self.data).compile() for length, chunk in chunks.items()}
+            self._chunks = {length: self._compiled(length) for length in lengths}
             self._evaluate = None
             if evaluation is not None:
                 self._evaluate = group.mapped(lanes, group.evaluate_member, shared=(2, 4)).lower(*args, np.int32(0), carry, self.evaluation).compile()
@@ -388,7 +403,14 @@ class Compiled:
         return self._start(self.hyper[round_], self.keys[round_], self.data)
 
     def chunk(self, round_: int, step: int, length: int, carry: Any) -> Any:
+        if length not in self._chunks:  # up to the next boundary, where a sweep is extended
+            with precisions.use(self.group.config.precision):
+                self._chunks[length] = self._compiled(length)
         return self._chunks[length](self.hyper[round_], self.keys[round_], np.int32(step), carry, self.data)
+
+    def _compiled(self, length: int) -> Any:
+        chunk = self.group.mapped(self.lanes, self.group.chunk_member(length), shared=(2, 4), donate=(3,))
+        return chunk.lower(self.hyper[0], self.keys[0], np.int32(0), self.carry, self.data).compile()
 
     def evaluate(self, round_: int, step: int, carry: Any) -> Any:
         assert self._evaluate is not None

@@ -5,17 +5,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TextIO
+from typing import Any, ClassVar, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 
 from dljax.core.contract import Mean
+from dljax.engine.folder import RunFolderError
 
 Values = Mapping[str, float | list[float | None] | None]
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Anything that takes a run's numbers. `kind` is "metrics" or "evaluation"; None stands for nothing to report."""
 
@@ -36,23 +39,41 @@ class JsonLines:
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         self.folder = Path(folder)
-        for name in self.files.values():
-            _cut(self.folder / name, step)
-        self._open = {kind: (self.folder / name).open("a") for kind, name in self.files.items()}
+        with self._writing():
+            for name in self.files.values():
+                _cut(self.folder / name, step)
+            # Unbuffered: what a full disk refuses must not come again when the file is closed.
+            self._open = {kind: (self.folder / name).open("ab", buffering=0) for kind, name in self.files.items()}
 
     def log(self, kind: str, step: int, values: Values) -> None:
-        """Append one line and hand it to the operating system."""
-        self._open[kind].write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self._open[kind].flush()
+        """Append one line and hand it to the operating system.
+
+        Raises:
+          RunFolderError: it cannot be written.
+        """
+        line = memoryview(json.dumps({"step": step, **values}, allow_nan=False).encode() + b"\n")
+        with self._writing():
+            while line:
+                line = line[self._open[kind].write(line) :]
 
     def sync(self) -> None:
         """Make what was written survive a loss of power."""
-        for file in self._open.values():
-            os.fsync(file.fileno())
+        with self._writing():
+            for file in self._open.values():
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         for file in self._open.values():
             file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"the log in {self.folder} cannot be written ({error.strerror}); free space or choose a writable folder, then resume"
+            ) from None
 
 
 class Record:

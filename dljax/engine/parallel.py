@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dljax.core.axis import pmean
@@ -217,6 +218,22 @@ def replicate(tree: Any, parallel: Parallel | None) -> Any:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(one, tree)
+
+
+def copied(tree: Any) -> Any:
+    """Copies on the host, whole also where an array is spread over several processes."""
+
+    def one(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.array(leaf)
+
+    return jax.tree.map(one, tree)
+
+
+def on_any_process(flag: bool) -> bool:
+    """Whether a flag is up on any process: they must stop together, or those that go on wait for the others forever."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def choose(learner: Learner, source: Source) -> Parallel | None:

@@ -75,6 +75,7 @@ class Program:
         self._chunks: dict[int, Callable[..., Any]] = {}
         self._evaluate: Callable[..., Any] | None = None
         self.shapes = self._shapes()
+        self._first: Callable[..., Any] | None = None
 
     def start(self, key: Key) -> Loop:
         """The state and the cursor at step 0."""
@@ -105,7 +106,12 @@ class Program:
 
     def unstacked(self, loop: Loop) -> Loop:
         """The loop as one device sees it: device 0's where it is stacked."""
-        return jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree))(loop) if self.per_device else loop
+        if self.parallel is None or not self.per_device:
+            return loop
+        if self._first is None:
+            same = NamedSharding(self.parallel.mesh, PartitionSpec())
+            self._first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree), out_shardings=same)
+        return self._first(loop)
 
     def cost(self, steps_per_second: float) -> dict[str, float]:
         """Operations of one step (matrix products and convolutions), how many a second that makes, and the share of the measured peak."""
@@ -141,7 +147,10 @@ class Program:
                 state, cursor, history = unroll(learner, source, length, every)(key, step, state, cursor, data)
             # An infinite sentinel in the state may be meant (a best loss so far); in the parameters it never is.
             no_inf = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), 0, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, state)
-            return state, cursor, history, is_finite(no_inf) & is_finite(learner.params(state))
+            finite = is_finite(no_inf) & is_finite(learner.params(state))
+            if self.per_device:
+                finite = jax.lax.pmin(finite.astype(jnp.int32), "data") > 0  # the host looks at one device only
+            return state, cursor, history, finite
 
         return chunk
 

@@ -3,6 +3,7 @@
 Options that the factory can take as tracers share one compiled program; each other combination is a program of its own.
 """
 
+import inspect
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dljax.core.checks import check_choice, check_int
@@ -104,8 +106,11 @@ def sweep(
     config = config or FitConfig()
     if config.parallel not in (None, "auto") or config.early_stopping is not None or config.debug:
         raise ValueError("sweep: config.parallel, early_stopping and debug do not apply to a sweep; leave them out")
-    axes = {name: list(values) for name, values in (grid or {}).items()}
+    axes = {name: [_plain(value) for value in values] for name, values in (grid or {}).items()}
+    known = inspect.signature(factory).parameters
     for name, values in axes.items():
+        if name not in known and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            raise ValueError(f"sweep: the factory has no option {name!r}; it has {', '.join(known) or 'none'}")
         if not values:
             raise ValueError(f"sweep: grid has no values for {name!r}; give at least one")
     seeds = list(range(check_int("sweep", "seeds", seeds, minimum=1))) if isinstance(seeds, int) else [int(seed) for seed in seeds]
@@ -140,20 +145,43 @@ def _traceable(factory: Callable[..., Learner | Experiment], given: Experiment, 
         return []
     traced: list[str] = []
     for name, values in grid.items():
-        if not all(isinstance(value, float | np.floating) for value in values):
+        if not all(isinstance(value, float) for value in values):
             continue
 
         def member(values: Mapping[str, Any], key: Any, data: Any) -> Any:
-            learner = experiment_of(factory, given, {**first, **values}).learner
-            _, state, cursor = start(learner, source, key, data)
-            return unroll(learner, source, 1)(key, 0, state, cursor, data)
+            made = experiment_of(factory, given, {**first, **values})
+            assert isinstance(made.source, Source)
+            _, state, cursor = start(made.learner, made.source, key, data)
+            return unroll(made.learner, made.source, 1)(key, 0, state, cursor, data)
 
+        def shared(values: Mapping[str, Any]) -> Any:
+            made = experiment_of(factory, given, {**first, **values})
+            assert isinstance(made.source, Source)
+            return made.source.data, made.evaluation
+
+        tracers = {each: jax.ShapeDtypeStruct((), jnp.asarray(grid[each]).dtype) for each in [*traced, name]}
         try:
-            jax.eval_shape(member, dict.fromkeys([*traced, name], 0.5), jax.eval_shape(jax.random.key, 0), source.data)
+            jax.eval_shape(member, tracers, jax.eval_shape(jax.random.key, 0), source.data)
+            if _depends(jax.make_jaxpr(shared)(tracers).jaxpr):
+                continue  # members of one program share their data
         except Exception:  # whatever it raises, this option is not one for tracing; a real error comes again with its value
             continue
         traced.append(name)
     return traced
+
+
+def _depends(jaxpr: Any) -> bool:
+    """Whether an output may depend on an input."""
+    reached = {id(var) for var in jaxpr.invars}
+    for eqn in jaxpr.eqns:
+        if any(id(var) in reached for var in eqn.invars):
+            reached.update(id(var) for var in eqn.outvars)
+    return any(id(var) in reached for var in jaxpr.outvars)
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy or jax as Python's, which a run folder can hold and a learner takes for what it is."""
+    return value.item() if np.ndim(value) == 0 and isinstance(value, np.generic | np.ndarray | jax.Array) else value
 
 
 def product(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,60 @@
+"""`dljax list`: the recipes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dljax.cli.options import parse, positional
+from dljax.cli.status import DONE
+from dljax.cli.tables import print_json, print_table
+
+_COLUMNS = {
+    "chapter": "chapter",
+    "recipe": "name",
+    "data": "data",
+    "target": "claim",
+    "measured": "measured",
+    "minutes": "minutes",
+    "rows": "rows",
+    "target from": "source",
+}
+
+
+def main(args: list[str]) -> int:
+    """`dljax list [NAME ...]`."""
+    (options,) = parse("dljax list", args, list_)
+    return list_(**options)
+
+
+def list_(names: positional(tuple[str, ...]) = (), chapter: int | None = None, row: str | None = None, json: bool = False) -> int:
+    """The recipes: what they train, on what, what they claim, and about how long they take on two cores.
+
+    Args:
+      names: recipes or globs such as 'fashion-mnist/*'; all by default.
+      chapter: only this chapter of the book.
+      row: only this row of the table of systems, such as 3.3.
+      json: print JSON.
+    """
+    from dljax import recipes
+
+    rows = []
+    for recipe in recipes.find(names, chapter=chapter, row=row):
+        target = recipe.target
+        rows.append({
+            "name": recipe.name, "chapter": recipe.chapter, "rows": recipe.rows, "data": recipe.data, "metric": target.metric, "op": target.op,
+            "target": target.value, "source": target.source, "minutes": recipe.minutes,
+        })  # fmt: skip
+    if json:
+        print_json(rows)
+    else:
+        from dljax.cli.verify import remembered
+
+        last = {name: _measured(row) for name, row in remembered().items()}
+        shown = [{**row, "claim": f"{row['metric']} {row['op']} {row['target']:g}", "measured": last.get(row["name"], "")} for row in rows]
+        print_table(shown, _COLUMNS)
+    return DONE
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    """What `dljax verify` found last on this machine, and when."""
+    value = row.get("value")
+    return f"{value:.4g} ({'' if row.get('passed') else 'missed, '}{row.get('date', '')})" if isinstance(value, float) else ""

@@ -1,0 +1,54 @@
+"""The dense layer: a matrix product at the machine's peak, in the precision of its parameters."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, Float, Num
+
+from dljax.nn.product import row_product
+
+
+def promote_to_kernel(x: Any, kernel: Any, bias: Any, *, dtype: Any = None) -> list[Any]:
+    """Linen's promotion of inputs, kernel and bias to one dtype, except that half-precision parameters win over wider inputs.
+
+    >>> x, kernel, bias = promote_to_kernel(jnp.ones(2, jnp.float32), jnp.ones(2, jnp.bfloat16), None)
+    >>> x.dtype, kernel.dtype, bias
+    (dtype(bfloat16), dtype(bfloat16), None)
+    """
+    if dtype is None and kernel.dtype in (jnp.bfloat16, jnp.float16):
+        dtype = kernel.dtype
+    return promote_dtype(x, kernel, bias, dtype=dtype)
+
+
+class Dense(linen.Dense):
+    """`flax.linen.Dense` on `row_product`: the same options, parameters (`kernel`, `bias`) and values.
+
+    Half-precision parameters decide the dtype of the computation, so that float32 inputs (scaled pixels) do not undo mixed precision.
+
+    >>> import jax
+    >>> layer = Dense(4)
+    >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
+    >>> jax.tree.map(jnp.shape, variables["params"]), layer.apply(variables, jnp.ones((5, 2, 3))).shape
+    ({'bias': (4,), 'kernel': (3, 4)}, (5, 2, 4))
+    """
+
+    promote_dtype: Any = promote_to_kernel
+    dot_general: Any = row_product
+
+
+def unit_pixels(x: Num[Array, "*B"]) -> Float[Array, "*B"]:
+    """Pictures as floats: uint8 is scaled to [0, 1], floats are left as they are.
+
+    Raises:
+      TypeError: another dtype, whose scale is anybody's guess.
+
+    >>> unit_pixels(jnp.array([0, 255], jnp.uint8)).tolist()
+    [0.0, 1.0]
+    """
+    if x.dtype == jnp.uint8:
+        return x.astype(jnp.float32) / 255
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"unit_pixels: pictures must be uint8 in 0 ... 255 or floats, got {x.dtype}; convert them to one of these")
+    return x

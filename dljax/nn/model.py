@@ -1,0 +1,174 @@
+"""One small interface to a model: a linen module, an NNX module or an `(init, apply)` pair as two pure functions."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+from flax import linen
+
+from dljax.core import precision
+from dljax.core.contract import Key
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+type_aliases = ("Variables",)
+
+Variables = Mapping[str, Any]  # {"params": what is trained, and further collections such as "batch_stats"}
+
+
+class Model(NamedTuple):
+    """A model as a pair of pure functions on its variables.
+
+    Attributes:
+      init: `(key, x) -> variables`, a dict with `params` (what is trained) and whatever other collections the model keeps, such as `batch_stats`.
+      apply: `(variables, x, *, key=None, train=False) -> (outputs, model_state)`; `model_state` is the dict of all collections but `params`,
+        changed where `train` says that the model may learn statistics. Dropout draws from `key`; without one the model must be deterministic.
+
+    >>> model = as_model(linen.Dense(2))
+    >>> variables = model.init(jax.random.key(0), jax.numpy.ones((4, 3)))
+    >>> outputs, model_state = model.apply(variables, jax.numpy.ones((4, 3)))
+    >>> outputs.shape, model_state
+    ((4, 2), {})
+    """
+
+    init: Callable[[Key, Any], Variables]
+    apply: Callable[..., tuple[Any, Variables]]
+
+
+def as_model(model: Any) -> Model:
+    """Any kind of model as a `Model`, computed in the precision that the engine asks for.
+
+    Args:
+      model: one of
+        - a linen module. If its `__call__` has an argument `train`, or `deterministic`, it is told which mode it is in. All its random streams
+          come from the key.
+        - an `(init, apply)` pair, `init(key, x) -> params` (any pytree) and `apply(params, x) -> outputs`; `apply` may ask for `key` and `train`
+          by name. Its variables are `{"params": params}`.
+        - a function `rngs -> NNX module`, called once per `init` with `nnx.Rngs` made of the key, or a ready NNX module, whose parameters are
+          then the same for every key. `train()` and `eval()` set its mode, and the key reseeds its random streams.
+        - a `Model`, returned as it is.
+    Returns:
+      The pair of functions. Under the policy "bfloat16" parameters and inputs are cast at the door and outputs cast back;
+      statistics stay in float32.
+    Raises:
+      TypeError: `model` is none of these.
+
+    >>> line = as_model((lambda key, x: {"slope": jax.random.normal(key)}, lambda params, x: params["slope"] * x))
+    >>> sorted(line.init(jax.random.key(0), None)["params"])
+    ['slope']
+    >>> as_model(3)
+    Traceback (most recent call last):
+    TypeError: as_model: model must be a linen module, an (init, apply) pair, an NNX module or a function rngs -> NNX module, got int
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, linen.Module):
+        return _from_linen(model)
+    # Importing NNX takes a fifth of a second: whoever has one of its modules has paid already.
+    if "flax.nnx" in sys.modules and isinstance(model, (nnx := sys.modules["flax.nnx"]).Module):
+        return _from_nnx(lambda rngs: nnx.clone(model))
+    if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
+        return _from_pair(*model)
+    if callable(model):
+        return _from_nnx(model)
+    raise TypeError(
+        "as_model: model must be a linen module, an (init, apply) pair, an NNX module or a function rngs -> NNX module, "
+        f"got {type(model).__name__}"
+    )  # fmt: skip
+
+
+def _from_linen(module: linen.Module) -> Model:
+    mode = _mode(type(module).__call__)
+
+    def init(key: Key, x: Any) -> Variables:
+        return module.init(_streams(key), x, **mode(train=False))
+
+    def apply(variables: Variables, x: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
+        model_state = _without_params(variables)
+
+        def forward(params: Any, x: Any) -> Any:
+            rngs = None if key is None else _streams(key)
+            return module.apply({"params": params, **model_state}, x, rngs=rngs, mutable=list(model_state) if train else False, **mode(train=train))
+
+        # The state is closed over, not an argument: running statistics must not be rounded to the compute dtype.
+        outputs = precision.wrap(forward)(variables.get("params", {}), x)
+        if not train:
+            return outputs, model_state
+        outputs, changed = outputs
+        return outputs, {name: _like(changed[name], value) if name in changed else value for name, value in model_state.items()}
+
+    return Model(init, apply)
+
+
+def _from_pair(init_params: Callable[..., Any], apply_params: Callable[..., Any]) -> Model:
+    names = inspect.signature(apply_params).parameters
+
+    def init(key: Key, x: Any) -> Variables:
+        return {"params": init_params(key, x)}
+
+    def apply(variables: Variables, x: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
+        asked = {name: value for name, value in {"key": key, "train": train}.items() if name in names}
+        return precision.wrap(lambda params, x: apply_params(params, x, **asked))(variables["params"], x), {}
+
+    return Model(init, apply)
+
+
+def _from_nnx(build: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
+    from flax import nnx
+
+    def parts(key: Key) -> tuple:
+        module = build(nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise TypeError(f"as_model: the function of rngs must return an NNX module, got {type(module).__name__}")
+        return nnx.split(module, nnx.Param, nnx.RngState, ...)
+
+    def init(key: Key, x: Any) -> Variables:
+        _, params, _, rest = parts(key)
+        rest = nnx.to_pure_dict(rest)
+        return {"params": nnx.to_pure_dict(params)} | ({"state": rest} if rest else {})
+
+    def apply(variables: Variables, x: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
+        # Only the structure and the random streams of this module are used: XLA removes its parameters.
+        graph, old_params, streams, old_rest = parts(jax.random.key(0) if key is None else key)
+
+        def forward(params: Any, x: Any) -> Any:
+            nnx.replace_by_pure_dict(old_params, params)
+            nnx.replace_by_pure_dict(old_rest, variables.get("state", {}))
+            module = nnx.merge(graph, old_params, streams, old_rest)
+            module.train() if train else module.eval()
+            if key is not None:
+                nnx.reseed(module, default=key)
+            outputs = module(x)
+            return outputs, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+
+        outputs, rest = precision.wrap(forward)(variables["params"], x)
+        model_state = _without_params(variables)
+        return outputs, ({"state": _like(rest, model_state["state"])} if train and model_state else model_state)
+
+    return Model(init, apply)
+
+
+def _mode(call: Callable[..., Any]) -> Callable[..., dict[str, bool]]:
+    names = inspect.signature(call).parameters
+    if "train" in names:
+        return lambda train: {"train": train}
+    if "deterministic" in names:
+        return lambda train: {"deterministic": not train}
+    return lambda train: {}
+
+
+def _streams(key: Key) -> dict[str, Key]:
+    # Linen takes any stream that has no key of its own from "params".
+    params_key, dropout_key = jax.random.split(key)
+    return {"params": params_key, "dropout": dropout_key}
+
+
+def _without_params(variables: Variables) -> dict[str, Any]:
+    return {name: value for name, value in variables.items() if name != "params"}
+
+
+def _like(tree: Any, reference: Any) -> Any:
+    return jax.tree.map(lambda new, old: new.astype(old.dtype) if hasattr(old, "dtype") else new, tree, reference)

@@ -1,0 +1,180 @@
+"""Attention: equal to linen's and torch's in float64, forwards and backwards, and causal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+from jax import lax
+
+from dljax.nn.attention import SelfAttention, attention, attention_weights, causal_mask
+from dljax.nn.product import row_product
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def some_heads(seed=0, batch=2, length=5, read=7, heads=3, size=4):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = [(batch, length, heads, size), (batch, read, heads, size), (batch, read, heads, size)]
+    return [jax.random.normal(key, shape, jnp.float64) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def value_and_grads(function, *arguments):
+    """The function's outputs, and the gradients of an arbitrary weighting of them."""
+    outputs, pull = jax.vjp(function, *arguments)
+    return outputs, pull(jnp.cos(jnp.arange(outputs.size, dtype=outputs.dtype)).reshape(outputs.shape))
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_attention_and_its_gradients_equal_linens_in_float64(is_masked):
+    q, k, v = some_heads()
+    mask = jax.random.bernoulli(jax.random.key(1), 0.6, (2, 1, 5, 7)).at[..., 0].set(True) if is_masked else None
+    ours = value_and_grads(lambda *x: attention(*x, mask), q, k, v)
+    theirs = value_and_grads(lambda *x: linen.dot_product_attention(*x, mask=mask), q, k, v)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, theirs)
+
+
+def test_attention_equals_torch_in_float64():
+    torch = pytest.importorskip("torch")
+    q, k, v = some_heads(length=6, read=6)
+    mask = causal_mask(6)
+    as_torch = [torch.tensor(np.array(jnp.swapaxes(x, 1, 2)), requires_grad=True) for x in (q, k, v)]
+    theirs = torch.nn.functional.scaled_dot_product_attention(*as_torch, is_causal=True).transpose(1, 2)
+    ours, grads = value_and_grads(lambda *x: attention(*x, mask), q, k, v)
+    theirs.backward(torch.cos(torch.arange(theirs.numel(), dtype=torch.float64)).reshape(theirs.shape))
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(grads, as_torch, strict=True):
+        np.testing.assert_allclose(ours, theirs.grad.transpose(1, 2), rtol=1e-12, atol=1e-12)
+
+
+def test_self_attention_equals_linens_with_the_same_weights():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 12), jnp.float64)
+    ours = SelfAttention(num_heads=3)
+    params = ours.init(jax.random.key(1), x)["params"]
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, params)
+    theirs = linen.MultiHeadDotProductAttention(num_heads=3, param_dtype=jnp.float64)
+
+    def as_linens(params):
+        kernels = jnp.split(params["qkv"]["kernel"].reshape(12, 9, 4), 3, axis=1)
+        biases = jnp.split(params["qkv"]["bias"].reshape(9, 4), 3)
+        projections = {name: {"kernel": k, "bias": b} for name, k, b in zip(("query", "key", "value"), kernels, biases, strict=True)}
+        return {**projections, "out": {"kernel": params["out"]["kernel"].reshape(3, 4, 12), "bias": params["out"]["bias"]}}
+
+    one = value_and_grads(lambda params, x: ours.apply({"params": params}, x), params, x)
+    other = value_and_grads(lambda params, x: theirs.apply({"params": as_linens(params)}, x, mask=causal_mask(5)), params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), one, other)
+
+
+def test_weights_are_distributions_that_leave_out_what_is_masked():
+    q, k, _ = some_heads()
+    mask = jax.random.bernoulli(jax.random.key(1), 0.5, (5, 7)).at[:, 3].set(True)
+    weights = attention_weights(q, k, mask)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(np.broadcast_to(mask, weights.shape), weights > 0)
+
+
+def test_weights_of_a_position_that_may_read_nothing_are_alike():
+    q, k, _ = some_heads()
+    np.testing.assert_allclose(attention_weights(q, k, jnp.zeros((5, 7), bool)), 1 / 7)
+
+
+def test_weights_do_not_overflow():
+    q, k, _ = some_heads()
+    weights, grads = value_and_grads(lambda q, k: attention_weights(q, k), jnp.float32(1e4) * q.astype(jnp.float32), k.astype(jnp.float32))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((weights, grads)))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_self_attention_reads_the_future_only_where_it_may(is_causal):
+    x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
+    layer = SelfAttention(num_heads=2, is_causal=is_causal)
+    variables = layer.init(jax.random.key(1), x)
+    influence = jnp.abs(jax.jacobian(lambda x: layer.apply(variables, x))(x)).sum((1, 3))
+    reads = np.tril(np.ones((6, 6), bool)) if is_causal else np.ones((6, 6), bool)
+    np.testing.assert_array_equal(influence > 0, reads)
+
+
+def test_self_attention_without_causality_is_equivariant_to_permutations():
+    x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
+    layer = SelfAttention(num_heads=4, is_causal=False)
+    variables = layer.init(jax.random.key(1), x)
+    order = jax.random.permutation(jax.random.key(2), 6)
+    np.testing.assert_allclose(layer.apply(variables, x[order]), layer.apply(variables, x)[order], rtol=1e-10)
+
+
+def test_a_mask_is_taken_on_top_of_causality():
+    x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
+    layer = SelfAttention(num_heads=1)
+    variables = layer.init(jax.random.key(1), x)
+    _, sown = layer.apply(variables, x, jnp.arange(6) < 4, mutable=["intermediates"])
+    weights = sown["intermediates"]["attention"][0]
+    np.testing.assert_array_equal(weights[0] > 0, np.tril(np.ones((6, 6), bool)) & (np.arange(6) < 4))
+
+
+def test_dropout_drops_weights_in_training_only():
+    x = jax.random.normal(jax.random.key(0), (3, 6, 8), jnp.float64)
+    layer = SelfAttention(num_heads=2, dropout_rate=0.5)
+    variables = layer.init(jax.random.key(1), x)
+    calm, one, other = (layer.apply(variables, x, train=train, rngs={"dropout": jax.random.key(seed)}) for train, seed in ((0, 0), (1, 0), (1, 1)))
+    np.testing.assert_array_equal(calm, layer.apply(variables, x))
+    assert not np.allclose(one, other)
+    many = jax.jit(jax.vmap(lambda key: layer.apply(variables, x, train=True, rngs={"dropout": key})))(jax.random.split(jax.random.key(2), 2000))
+    np.testing.assert_allclose(many.mean(0), calm, atol=5 * float(many.std(0).max()) / 2000**0.5)
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_row_product_and_its_gradients_equal_a_plain_product(batch):
+    x = jax.random.normal(jax.random.key(0), (*batch, 5), jnp.float64)
+    kernel = jax.random.normal(jax.random.key(1), (5, 3), jnp.float64)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+        value_and_grads(row_product, x, kernel),
+        value_and_grads(lambda x, kernel: jnp.einsum("...d,df->...f", x, kernel), x, kernel),
+    )
+
+
+def test_row_product_may_be_differentiated_forwards_and_twice():
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 3, 5), jnp.float64), jnp.ones((5, 2))
+    _, tangent = jax.jvp(lambda x: row_product(x, kernel), (x,), (x,))
+    np.testing.assert_allclose(tangent, row_product(x, kernel), rtol=1e-12)
+    assert jax.hessian(lambda kernel: (row_product(x, kernel) ** 2).sum())(kernel).shape == (5, 2, 5, 2)
+
+
+def test_products_of_a_gradient_are_of_matrices():
+    """What makes it fast: no product of the training step has two contracted or any batch axes."""
+
+    def loss(kernel, x):
+        return (row_product(x, kernel) ** 2).sum()
+
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(jnp.ones((5, 3)), jnp.ones((2, 4, 5))))
+    assert jaxpr.count("dot_general") == 3
+    assert "dimension_numbers=(([0, 1]" not in jaxpr
+
+
+def test_head_counts_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="num_heads must divide the width of the input, got 3 heads and width 8"):
+        SelfAttention(num_heads=3).init(jax.random.key(0), jnp.ones((2, 8)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"num_heads": 0}, "num_heads must be >= 1"), ({"num_heads": 1, "dropout_rate": 2.0}, "dropout_rate must be in")]
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SelfAttention(**options).init(jax.random.key(0), jnp.ones((2, 8)))
+
+
+def test_queries_and_keys_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="same batch, heads and size"):
+        attention(jnp.ones((5, 2, 4)), jnp.ones((5, 2, 3)), jnp.ones((5, 2, 3)))
+
+
+def test_row_product_refuses_other_contractions_and_sizes():
+    with pytest.raises(ValueError, match="contract the last axis of x"):
+        row_product(jnp.ones((2, 3)), jnp.ones((3, 2)), (((0,), (1,)), ((), ())), lax.Precision.HIGHEST)
+    with pytest.raises(ValueError, match="as many rows as x has columns"):
+        row_product(jnp.ones((2, 3)), jnp.ones((2, 3)))

@@ -1,0 +1,78 @@
+"""Every learner behind a recipe, put through the same treatment: the contract that the engine relies on."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import dljax.recipes  # noqa: F401 (registers them)
+from dljax.core import RECIPES, Experiment, Source
+from dljax.core.check_learner import check_learner
+from dljax.core.tree import named_leaves, without_keys
+from dljax.engine import FitConfig, fit, sweep
+
+# A row for every recipe: options that make it small enough to try every way within seconds.
+SMALL = {
+    "cartpole/ppo": {"num_envs": 2, "horizon": 8},
+    "cora/gcn": {},
+    "digits/mlp": {},
+    "digits/vae": {"batch_size": 8},
+    "eight-gaussians/spline-flow": {"batch_size": 16, "layers": 2},
+    "fashion-mnist/cnn": {"batch_size": 4},
+    "ring/gan": {"batch_size": 16},
+    "shakespeare/gpt": {"batch_size": 2, "layers": 2},
+}
+
+
+@pytest.fixture(params=sorted(SMALL))
+def experiment(request) -> Experiment:
+    return built(request.param)
+
+
+def built(name: str, **options) -> Experiment:
+    try:
+        experiment = RECIPES[name].build(**SMALL[name], **options)
+    except FileNotFoundError as error:
+        pytest.skip(f"needs data that are not at hand: {error}")
+    return dataclasses.replace(experiment, evaluation=None)
+
+
+def test_every_recipe_has_a_row():
+    assert sorted(SMALL) == sorted(RECIPES)
+
+
+def test_learner_keeps_the_contract(experiment):
+    assert isinstance(experiment.source, Source)
+    check_learner(experiment.learner, experiment.source, steps=2)
+
+
+def test_run_that_was_saved_and_resumed_equals_one_that_was_not(experiment, tmp_path):
+    key, config = jax.random.key(3), FitConfig(every=1)
+    data = jax.tree.map(np.array, experiment.source.data)
+    arguments = experiment.learner, experiment.source
+    whole = fit(*arguments, 3, key, config=config)
+    fit(*arguments, 2, key, config=config, out=tmp_path)
+    resumed = fit(*arguments, 3, key, config=config, out=tmp_path, resume=True)
+    for (name, one), (_, other) in zip(named_leaves(without_keys(whole.state)), named_leaves(without_keys(resumed.state)), strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=name)
+    for name in whole.history:
+        np.testing.assert_array_equal(whole.history[name], resumed.history[name], err_msg=name)
+    # Donation took the state, not what the user still holds.
+    jax.tree.map(np.testing.assert_array_equal, data, jax.tree.map(np.array, experiment.source.data))
+    assert jax.random.key_data(key).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SMALL if "learning_rate" in RECIPES[name].options))
+def test_learning_rate_may_be_traced(name):
+    def factory(learning_rate):
+        return built(name, learning_rate=learning_rate)
+
+    rates = [1e-4, 1e-3]
+    experiment = factory(rates[1])
+    result = sweep(lambda learning_rate: dataclasses.replace(factory(learning_rate), steps=3), {"learning_rate": rates}, config=FitConfig(every=1))
+    assert result.result["traced"] == ["learning_rate"], "the recipe or its optimizer asks for the value of the learning rate"
+    assert result.result["programs"] == 1
+    alone = fit(experiment.learner, experiment.source, 3, jax.random.key(0), config=FitConfig(every=1))
+    for metric, values in alone.history.items():
+        np.testing.assert_allclose(result.members[1].history[metric], values, rtol=1e-4, atol=1e-5, err_msg=metric)

@@ -14,9 +14,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, MISSED, UsageError
 from dljax.cli.tables import print_json, print_table
 
@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
 
 
 def bench(
-    names: positional(tuple[str, ...]) = (),
+    names: Annotated[tuple[str, ...], POSITIONAL] = (),
     *,
     all: bool = False,
     quick: bool = False,

@@ -3,9 +3,9 @@
 import dataclasses
 import sys
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, MISSED, USAGE, UsageError, explain
 from dljax.cli.tables import print_json, print_table
 
@@ -31,7 +31,7 @@ def main(args: list[str]) -> int:
     return actions[args[0]](**options)
 
 
-def list_(names: positional(tuple[str, ...]) = (), json: bool = False) -> int:
+def list_(names: Annotated[tuple[str, ...], POSITIONAL] = (), json: bool = False) -> int:
     """The data sets of the catalogue, and where each is.
 
     Args:
@@ -49,7 +49,7 @@ def list_(names: positional(tuple[str, ...]) = (), json: bool = False) -> int:
     return DONE
 
 
-def get(names: positional(tuple[str, ...]) = (), quiet: bool = False) -> int:
+def get(names: Annotated[tuple[str, ...], POSITIONAL] = (), quiet: bool = False) -> int:
     """Download what is missing of data sets, and verify it.
 
     Args:
@@ -72,7 +72,7 @@ def get(names: positional(tuple[str, ...]) = (), quiet: bool = False) -> int:
     return status
 
 
-def check(names: positional(tuple[str, ...]) = (), json: bool = False) -> int:
+def check(names: Annotated[tuple[str, ...], POSITIONAL] = (), json: bool = False) -> int:
     """Verify the checksums of what is at hand; exit status 1 where a file is damaged.
 
     Args:

@@ -80,7 +80,7 @@ class Launch:
 
         sizes = mesh_sizes(self.mesh)
         if sizes:
-            return Parallel(make_mesh(**sizes))
+            return Parallel(make_mesh(seed=sizes.get("seed", 1), data=sizes.get("data", 1), model=sizes.get("model", 1)))
         return None if self.one_device or self.debug else "auto"
 
 

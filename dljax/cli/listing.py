@@ -1,9 +1,9 @@
 """`dljax list`: the recipes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE
 from dljax.cli.tables import print_json, print_table
 
@@ -25,7 +25,7 @@ def main(args: list[str]) -> int:
     return list_(**options)
 
 
-def list_(names: positional(tuple[str, ...]) = (), chapter: int | None = None, row: str | None = None, json: bool = False) -> int:
+def list_(names: Annotated[tuple[str, ...], POSITIONAL] = (), chapter: int | None = None, row: str | None = None, json: bool = False) -> int:
     """The recipes: what they train, on what, what they claim, and about how long they take on two cores.
 
     Args:
@@ -36,7 +36,7 @@ def list_(names: positional(tuple[str, ...]) = (), chapter: int | None = None, r
     """
     from dljax import recipes
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for recipe in recipes.find(names, chapter=chapter, row=row):
         target = recipe.target
         rows.append({

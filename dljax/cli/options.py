@@ -14,16 +14,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dljax.cli.status import UsageError
 
-_POSITIONAL = "positional"
-
-
-def positional(annotation: Any) -> Any:
-    """Mark a parameter of a command as one that is given without its name.
-
-    >>> get_args(positional(str))
-    (<class 'str'>, 'positional')
-    """
-    return Annotated[annotation, _POSITIONAL]
+POSITIONAL = "positional"
+"""`Annotated[str, POSITIONAL]` marks a parameter of a command as one that is given without its name."""
 
 
 def parse(prog: str, args: Sequence[str], *parts: Callable[..., Any], about: str = "") -> list[dict[str, Any]]:
@@ -125,7 +117,7 @@ def _option(name: str) -> str:
 
 
 def _check_names(prog: str, args: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> None:
-    named = {name: parameter for name, parameter in parameters.items() if _POSITIONAL not in getattr(parameter.annotation, "__metadata__", ())}
+    named = {name: parameter for name, parameter in parameters.items() if POSITIONAL not in getattr(parameter.annotation, "__metadata__", ())}
     known = [_option(name) for name in named]
     off = [f"--no-{option[2:]}" for option, parameter in zip(known, named.values(), strict=True) if parameter.default is True]
     for arg in args:
@@ -141,7 +133,7 @@ def _parsed(prog: str, args: Sequence[str], parameters: Mapping[str, inspect.Par
     import tyro
 
     def annotated(name: str, parameter: inspect.Parameter) -> Any:
-        is_positional = _POSITIONAL in getattr(parameter.annotation, "__metadata__", ())
+        is_positional = POSITIONAL in getattr(parameter.annotation, "__metadata__", ())
         kind = _plain(parameter.annotation)
         is_optional = parameter.default is None and kind in (int, float, str, Path)
         metavar = name.upper() if is_positional else kind.__name__.upper() if is_optional else None
@@ -157,7 +149,7 @@ def _parsed(prog: str, args: Sequence[str], parameters: Mapping[str, inspect.Par
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return vars(tyro.cli(options, prog=prog, description=about, args=list(args)))
+            return dict(vars(tyro.cli(options, prog=prog, description=about, args=list(args))))
     except SystemExit as exit_:
         if not exit_.code:
             raise

@@ -31,8 +31,8 @@ def last_values(reached: "Reached", measurements: Mapping[str, float] | None = N
     values: dict[str, float] = {}
     for columns in (reached.history, reached.evaluations):
         for name, column in columns.items():
-            known = column[~_is_nan(column)] if name != "step" else ()
-            if len(known):
+            known = column[column == column]  # NaN is not itself
+            if name != "step" and len(known):
                 values[name] = float(known[-1])
     return values | dict(measurements or {})
 
@@ -137,9 +137,3 @@ def _report(out: Path) -> None:
         report.write(out)
     except OSError as error:
         print(f"dljax: the report of {out} could not be written ({error}); `dljax report {out}` writes it again", file=sys.stderr)
-
-
-def _is_nan(column: Any) -> Any:
-    import numpy as np
-
-    return np.isnan(column)

@@ -1,8 +1,9 @@
 """`dljax report`: the HTML page of a run, written again, or of several side by side."""
 
 from pathlib import Path
+from typing import Annotated
 
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, UsageError
 from dljax.cli.sweep import folders_of
 
@@ -13,7 +14,7 @@ def main(args: list[str]) -> int:
     return report(**options)
 
 
-def report(folders: positional(tuple[str, ...]) = (), compare: Path | None = None) -> int:
+def report(folders: Annotated[tuple[str, ...], POSITIONAL] = (), compare: Path | None = None) -> int:
     """Write report.html of runs again, from what is in their folders.
 
     Args:

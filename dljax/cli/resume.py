@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dljax.cli.launch import Launch
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, UsageError
 from dljax.cli.sweep import Study, folders_of, run_study
 from dljax.cli.train import run_one
@@ -25,7 +25,7 @@ class Resuming:
       steps: where to end; more than the run had extends it.
     """
 
-    folder: positional(str) = ""  # pyright: ignore[reportInvalidTypeForm]
+    folder: Annotated[str, POSITIONAL] = ""
     steps: int | None = None
 
 
@@ -69,7 +69,7 @@ def resume(folder: str, steps: int | None, launch: Launch) -> int:
     launch.start(devices)
     if "members" in config:
         grid = {name: [_as(recipe.options[name], value) for value in values] for name, values in config.get("grid", {}).items()}
-        describe = {name: config[name] for name in ("recipe", "options", "grid", "seeds") if name in config}
+        describe: dict[str, Any] = {name: config[name] for name in ("recipe", "options", "grid", "seeds") if name in config}
         study = Study(recipe, {name: value for name, value in options.items() if name not in grid}, grid, config["seeds"], wanted, describe=describe)
         return run_study(study, launch, out, resume=True)
     # What the run has chosen for its reports and evaluations stays: the engine takes it from the folder.
@@ -95,7 +95,8 @@ def _as(default: Any, value: Any) -> Any:
 
 def _as_before(launch: Launch, config: Mapping[str, Any]) -> tuple[Launch, int | None]:
     """The precision, the mesh and the number of devices that the run was started with, where the command line does not say otherwise."""
-    before = config.get("launch") if isinstance(config.get("launch"), Mapping) else {}
+    before = config.get("launch")
+    before = before if isinstance(before, Mapping) else {}
     precision = config.get("precision")
     if launch.precision is None and precision not in (None, "None"):
         launch = dataclasses.replace(launch, precision=precision)

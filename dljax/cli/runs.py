@@ -3,9 +3,9 @@
 import fcntl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, UsageError
 from dljax.cli.tables import cell, print_json, print_table
 
@@ -18,7 +18,7 @@ def main(args: list[str]) -> int:
     return runs(**options)
 
 
-def runs(folder: positional(str) = "runs", json: bool = False) -> int:
+def runs(folder: Annotated[str, POSITIONAL] = "runs", json: bool = False) -> int:
     """Run folders: recipe, status, steps and last values.
 
     Args:
@@ -59,7 +59,8 @@ def describe(path: Path) -> dict[str, Any]:
     status = "running" if _is_running(path) else result["status"] if done and "status" in result else "unfinished"
     members = config.get("members")
     seeds = sorted({member.get("seed") for member in members}) if isinstance(members, list) else [config.get("seed")]
-    measured = result.get("measured") if isinstance(result.get("measured"), Mapping) else {}
+    measured = result.get("measured")
+    measured = measured if isinstance(measured, Mapping) else {}
     return {
         "run": str(path), "recipe": config.get("recipe"), "seeds": seeds, "status": status, "step": max(steps), "steps": config.get("steps"),
         "seconds": result.get("seconds"), "metrics": {**last["metrics"], **last["evaluation"], **measured},

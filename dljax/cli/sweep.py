@@ -62,8 +62,8 @@ def main(args: list[str]) -> int:
     if "--help" in rest or "-h" in rest:
         parse(prog, ["--help"], recipe.build, Sweeping, Launch, about=about)
     varied, rest = _split(prog, recipe, rest)
-    sweeping, launch = parse(prog, rest, Sweeping, Launch)
-    sweeping, launch = Sweeping(**sweeping), Launch(**launch)
+    sweeping_options, launch_options = parse(prog, rest, Sweeping, Launch)
+    sweeping, launch = Sweeping(**sweeping_options), Launch(**launch_options)
     sweeping.check()
     launch.start()
     grid = {name: values for name, values in varied.items() if len(values) > 1}

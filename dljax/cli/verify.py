@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dljax.cli.launch import Launch, available_cores
-from dljax.cli.options import parse, positional
+from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.outcome import last_values, measured
 from dljax.cli.status import DONE, MISSED, NONFINITE, UsageError, explain
 from dljax.cli.sweep import interval
@@ -44,7 +44,7 @@ class Verifying:
       json: print JSON.
     """
 
-    names: positional(tuple[str, ...]) = ()  # pyright: ignore[reportInvalidTypeForm]
+    names: Annotated[tuple[str, ...], POSITIONAL] = ()
     all: bool = False
     chapter: int | None = None
     row: str | None = None

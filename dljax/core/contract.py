@@ -5,7 +5,7 @@ folded by a `Fold`, and the engine compiles, vectorises, shards, checkpoints and
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,11 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 type_aliases = ("Key", "Numeric", "State", "Params", "Batch", "Cursor", "Data", "Metrics")
 
 Key = PRNGKeyArray
-Numeric = ArrayLike  # a scalar option that may be a Python number, an array [] or a tracer
+# A scalar option that may be a Python number, an array [] or a tracer. Static checkers take it for Any: a union with complex numbers has no order.
+if TYPE_CHECKING:
+    Numeric = Any
+else:
+    Numeric = ArrayLike
 State = Any  # a pytree of arrays: all that the next step needs
 Params = Any  # a pytree of arrays: what to evaluate, export and act with
 Batch = Any  # a pytree of arrays, by convention a dict such as {"x": [B, ...], "y": [B], "mask": [B]}

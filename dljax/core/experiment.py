@@ -44,7 +44,7 @@ class Experiment:
     figures: Figures | None = None
     per_step: int = 1
     unit: str = "steps"
-    exports: Mapping[str, tuple] | None = None
+    exports: Callable[[Key], Mapping[str, tuple]] | None = None
 
     def __post_init__(self) -> None:
         check_int("Experiment", "steps", self.steps, minimum=1)

@@ -186,7 +186,7 @@ def info(name: str) -> Info:
     missing = tuple(name for name, place in found.items() if place is None)
     places = {place.kind for place in found.values() if place} if not missing else set()
     place = "embedded" if not entry.files else next(iter(places)) if len(places) == 1 else "several" if places else ""
-    folder = str(next(iter(found.values())).path.parent) if places else ""
+    folder = next((str(place.path.parent) for place in found.values() if place), "") if places else ""
     return Info(entry.name, entry.modality, entry.licence, entry.description, entry.num_bytes, place, folder, missing, entry.package, entry.urls)
 
 

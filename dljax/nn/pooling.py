@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from dljax.core.checks import check_choice, check_int
 
@@ -19,8 +19,8 @@ _MOST_SLICES = 16
 
 
 def max_pool(
-    x: Float[Array, "*B_spatial C"], window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Pairs = "VALID"
-) -> Float[Array, "*B_out C"]:
+    x: Num[Array, "*B_spatial C"], window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Pairs = "VALID"
+) -> Num[Array, "*B_out C"]:
     """The maximum of each window.
 
     Of equal maxima the first in row-major order gets the whole gradient, as in PyTorch and in XLA's own reduction. A window with NaN
@@ -52,7 +52,7 @@ def avg_pool(
     strides: Sequence[int] | None = None,
     padding: Pairs = "VALID",
     count_include_pad: bool = True,
-) -> Float[Array, "*B_out C"]:
+) -> Num[Array, "*B_out C"]:
     """The mean of each window.
 
     Args:
@@ -98,9 +98,9 @@ def _geometry(who: str, x: Array, window: Sequence[int], strides: Sequence[int] 
         raise ValueError(f"{who}: window_shape and strides must have one size for each spatial axis of x {x.shape}, got {window} and {strides}")
     if isinstance(padding, str):
         check_choice(who, "padding", padding, ("SAME", "VALID"))
-        pads = tuple(lax.padtype_to_pads(spatial, window, strides, padding))
+        pads: tuple[Any, ...] = tuple(lax.padtype_to_pads(spatial, window, strides, padding))
     else:
-        pads = tuple(tuple(pair) for pair in padding)
+        pads = tuple(tuple(pair) if isinstance(pair, Sequence) else () for pair in padding)
         if len(pads) != len(window) or any(len(pair) != 2 for pair in pads):
             raise ValueError(f"{who}: padding must be 'SAME', 'VALID' or {len(window)} pairs (before, after), got {padding!r}")
     for size, length, (low, high) in zip(window, spatial, pads, strict=True):

@@ -147,8 +147,8 @@ def _read_rows(path: Path, notes: list[str]) -> dict[str, Column]:
     steps = sorted(rows)
     columns = {}
     for name in dict.fromkeys(name for step in steps for name in rows[step]):
-        cells = [rows[step].get(name) for step in steps]
-        cells = [cell if isinstance(cell, list) else [cell] for cell in cells]
+        found = [rows[step].get(name) for step in steps]
+        cells: list[list[Any]] = [cell if isinstance(cell, list) else [cell] for cell in found]
         values = np.full((len(steps), max(map(len, cells))), np.nan)
         for index, cell in enumerate(cells):
             values[index, : len(cell)] = [float(value) if is_number(value) else np.nan for value in cell]

@@ -135,6 +135,7 @@ def ppo(env: Environment, network: Any, optimizer: optax.GradientTransformation,
     forward = wrap(apply)
     envs = auto_reset(env, config.num_envs)
     size = config.num_envs * config.horizon
+    assert isinstance(env.action_space, Discrete)
     num_actions = env.action_space.num
 
     def init(key: Key, batch: tuple = ()) -> PPOState:
@@ -148,8 +149,9 @@ def ppo(env: Environment, network: Any, optimizer: optax.GradientTransformation,
         # All noise in one call: argmax(logits + Gumbel) is a draw from softmax(logits).
         noise = jax.random.gumbel(noise_key, (config.horizon, config.num_envs, num_actions))
 
-        def policy(noise: Array, observation: Observation) -> tuple[Int[Array, "B"], tuple]:
-            return jnp.argmax(forward(state.params, observation)[0] + noise, axis=-1).astype(jnp.int32), ()
+        def policy(noise: Array, observation: Observation) -> tuple[Int[Array, "B"], Float[Array, "B A"]]:
+            logits, _ = forward(state.params, observation)
+            return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32), logits
 
         env_state, observation, trajectory = collect(envs, policy, noise, env_key, state.env, state.observation)
         is_done = trajectory.terminated | trajectory.truncated
@@ -182,11 +184,11 @@ def ppo(env: Environment, network: Any, optimizer: optax.GradientTransformation,
 
 
 def _learning_data(forward: Any, config: PPOConfig, params: Params, trajectory: Any) -> tuple[_Batch, Mean]:
-    """Log-probabilities, values and advantages of a whole rollout, in one pass of the network instead of one a step."""
+    """Log-probabilities, values and advantages of a rollout; the values in one pass of the network instead of one a step."""
     shape = trajectory.reward.shape
     merge = lambda x: x.reshape((-1, *x.shape[2:]))  # noqa: E731
-    observation, action = jax.tree.map(merge, (trajectory.observation, trajectory.action))
-    logits, value = forward(params, observation)
+    observation, action, logits = jax.tree.map(merge, (trajectory.observation, trajectory.action, trajectory.extras))
+    value = forward(params, observation)[1]
     last = forward(params, jax.tree.map(lambda x: x[-1], trajectory.final_observation))[1]
     values = value.reshape(shape)
     following = jnp.concatenate([values[1:], last[None]])

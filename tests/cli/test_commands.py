@@ -212,7 +212,7 @@ def test_an_error_of_ours_is_reported_as_such_and_shown_with_debug(dljax, monkey
 
 
 def test_an_interrupted_run_is_saved_and_goes_on(dljax):
-    process = in_process("train", "tiny/line", "--steps", "10000000", "--out", "out", "--one-device")
+    process = in_process("train", "tiny/line", "--steps", "1000000", "--out", "out", "--one-device")
     metrics = Path("out/metrics.jsonl")
     deadline = time.monotonic() + 120
     while not (metrics.is_file() and metrics.stat().st_size) and process.poll() is None and time.monotonic() < deadline:

@@ -1,16 +1,23 @@
 """Options from signatures and docstrings."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from dljax.cli.options import descriptions, parse, positional, words
+from dljax.cli.options import POSITIONAL, descriptions, parse, words
 from dljax.cli.status import UsageError
 
 
-def paint(names: positional(tuple[str, ...]) = (), *, width: int = 3, scale: float | None = None, sizes: tuple[int, ...] = (1, 2), thick: bool = True,
-          color: Literal["red", "blue"] = "red") -> None:  # fmt: skip
+def paint(
+    names: Annotated[tuple[str, ...], POSITIONAL] = (),
+    *,
+    width: int = 3,
+    scale: float | None = None,
+    sizes: tuple[int, ...] = (1, 2),
+    thick: bool = True,
+    color: Literal["red", "blue"] = "red",
+) -> None:
     """Paint."""
 
 

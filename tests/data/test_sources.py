@@ -33,14 +33,14 @@ def rows(size):
 
 
 @settings(max_examples=30, deadline=None)
-@given(size=st.sampled_from([1, 2, 100, 256]) | st.integers(257, 5_000), seed=st.integers(0, 2**32 - 1))
+@given(size=st.sampled_from([1, 2, 40, 64]) | st.integers(65, 5_000), seed=st.integers(0, 2**32 - 1))
 def test_a_permuted_index_is_a_permutation_of_any_size(size, seed):
     index = data.permuted_index(jax.random.key(seed), jnp.arange(5_000) % size, size)
     assert index.dtype == jnp.int32
     np.testing.assert_array_equal(np.sort(index[:size]), np.arange(size))
 
 
-SHUFFLES = [data.shuffled(rows(size), batch) for size, batch in ((7, 3), (256, 256), (331, 64))]
+SHUFFLES = [data.shuffled(rows(size), batch) for size, batch in ((7, 3), (64, 64), (331, 64))]
 
 
 @settings(max_examples=50, deadline=None)
@@ -98,7 +98,7 @@ def test_cycle_walking_agrees_with_the_walk_step_by_step(size):
 
 
 def test_factors_are_tight_and_balanced():
-    for size in [*range(257, 3000), 50_000, 60_000, 1_003_854, 1_281_167, 2**31 - 1]:
+    for size in [*range(65, 3000), 50_000, 60_000, 1_003_854, 1_281_167, 2**31 - 1]:
         a, b = sources.factors(size)
         assert a * b >= size
         assert a * b - size <= 24
@@ -106,10 +106,11 @@ def test_factors_are_tight_and_balanced():
         assert a * b < 2**32
 
 
-def test_the_order_is_random_by_chi_squared():
+@pytest.mark.parametrize("size", [65, 300])
+def test_the_order_is_random_by_chi_squared(size):
     stats = pytest.importorskip("scipy.stats")
-    size, keys = 300, jax.random.split(jax.random.key(0), 60_000)
-    image = np.asarray(jax.jit(jax.vmap(lambda key: data.permuted_index(key, jnp.array([0, 1, 150]), size)))(keys))
+    keys = jax.random.split(jax.random.key(0), 60_000)
+    image = np.asarray(jax.jit(jax.vmap(lambda key: data.permuted_index(key, jnp.array([0, 1, size // 2]), size)))(keys))
     for place in image.T:
         assert stats.chisquare(np.bincount(place, minlength=size)).pvalue > 1e-4
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -146,7 +147,7 @@ def test_the_same_key_gives_the_same_order_and_another_key_another():
     "source",
     [
         data.shuffled(rows(1000), 96),
-        data.shuffled(rows(100), 32),
+        data.shuffled(rows(60), 32),
         data.shuffled(rows(1000), 96, drop_last=True),
         data.windows(np.arange(200), 5, 8),
         data.repeat(rows(3)),

@@ -80,10 +80,10 @@ def test_it_divides_the_karate_club_from_two_labels():
     leaders[[0, 33]] = 1
     learner = supervised(GCN(2, is_sorted=True), cross_entropy, optax.adam(0.01), metrics={"accuracy": accuracy})
     source = data.repeat({"x": graph, "y": club["y"], "mask": leaders})
-    run_key, state, cursor = core.start(learner, source, jax.random.key(0))
+    run_key, state, cursor = jax.jit(lambda key: core.start(learner, source, key))(jax.random.key(0))
     state, *_ = jax.jit(core.unroll(learner, source, 200, 200))(run_key, 0, state, cursor)
     batch = {"x": graph, "y": jnp.asarray(club["y"]), "mask": jnp.asarray(1 - leaders)}
-    assert core.evaluate(learner.evaluate)(jax.random.key(1), state, batch)["accuracy"].value >= 28 / 32
+    assert jax.jit(core.evaluate(learner.evaluate))(jax.random.key(1), state, batch)["accuracy"].value >= 28 / 32
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_it_divides_the_karate_club_from_two_labels():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        GCN(**options).init(jax.random.key(0), some_graph()[0])
+        jax.eval_shape(GCN(**options).init, jax.random.key(0), some_graph()[0])
 
 
 def test_an_empty_graph_is_refused():
     graph, _ = some_graph()
     with pytest.raises(ValueError, match="at least one node, got none"):
-        GCN(2).init(jax.random.key(0), graph._replace(nodes=jnp.zeros((0, 6))))
+        jax.eval_shape(GCN(2).init, jax.random.key(0), graph._replace(nodes=jnp.zeros((0, 6))))

@@ -1,5 +1,6 @@
 """GPT: equal to transformers' GPT-2 with the same weights, causal, sampled as its probabilities say."""
 
+import functools
 import runpy
 from pathlib import Path
 
@@ -24,10 +25,9 @@ SMALL = {"vocab_size": 11, "context": 6, "num_layers": 3, "num_heads": 2, "width
 def small(seed=0, **options):
     """A model with weights large enough that everything in it matters, and its variables."""
     model = GPT(**{**SMALL, **options})
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return model, tree.unflatten([leaf + 0.4 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    rng = np.random.default_rng(seed)
+    return model, jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.2, 0.4, leaf.shape), leaf.dtype), shapes)
 
 
 def some_tokens(*shape, seed=0):
@@ -87,10 +87,10 @@ def test_values_and_gradients_equal_gpt2s_with_the_same_weights(is_live):
 
 def test_logits_depend_on_no_later_token():
     model, variables = small()
-    tokens = some_tokens(1, 6)
-    logits = model.apply(variables, tokens)
+    tokens, apply = some_tokens(1, 6), jax.jit(model.apply)
+    logits = apply(variables, tokens)
     for place in range(6):
-        changed = model.apply(variables, tokens.at[0, place].add(1) % SMALL["vocab_size"])
+        changed = apply(variables, tokens.at[0, place].add(1) % SMALL["vocab_size"])
         moved = np.abs(changed - logits).max((0, 2)) > 0
         assert moved.tolist() == [False] * place + [True] * (6 - place)
 
@@ -101,13 +101,13 @@ def test_rolled_and_unrolled_layers_give_the_same():
 
     def value_and_grad(is_unrolled):
         model = GPT(**SMALL, is_unrolled=is_unrolled)
-        return jax.value_and_grad(lambda variables: jnp.square(model.apply(variables, tokens)).mean())(variables)
+        return jax.jit(jax.value_and_grad(lambda variables: jnp.square(model.apply(variables, tokens)).mean()))(variables)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), value_and_grad(True), value_and_grad(False))
 
 
 def test_layers_start_with_weights_of_their_own_and_gpt2s_deviations():
-    params = GPT(vocab_size=65).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(GPT(vocab_size=65).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     deviations = {name: float(leaf.std()) for name, leaf in named_leaves(params) if leaf.std() > 0}
     back = 0.02 / 8**0.5
     expected = {"blocks/attention/qkv/kernel": 0.02, "blocks/attention/out/kernel": back, "blocks/up/kernel": 0.02, "blocks/down/kernel": back}
@@ -121,25 +121,27 @@ def test_an_untied_head_is_a_matrix_of_its_own():
     model, variables = small(is_tied=False)
     assert variables["params"]["head"]["kernel"].shape == (8, 11)
     zeroed = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * (path[1].key != "head"), variables)
-    np.testing.assert_array_equal(model.apply(zeroed, some_tokens(1, 4)), 0)
+    np.testing.assert_array_equal(jax.jit(model.apply)(zeroed, some_tokens(1, 4)), 0)
 
 
 def test_dropout_differs_by_key_and_is_off_in_evaluation():
     model, variables = small(dropout_rate=0.3)
     tokens = some_tokens(2, 6)
-    one, other = (model.apply(variables, tokens, True, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 1))
-    assert not np.allclose(one, other)
-    np.testing.assert_array_equal(model.apply(variables, tokens), small()[0].apply(variables, tokens))
+    train = jax.jit(lambda key: model.apply(variables, tokens, True, rngs={"dropout": key}))
+    assert not np.allclose(train(jax.random.key(0)), train(jax.random.key(1)))
+    np.testing.assert_array_equal(jax.jit(model.apply)(variables, tokens), jax.jit(small()[0].apply)(variables, tokens))
 
 
 def test_bfloat16_follows_float32():
     model, variables = small()
     learner = supervised(model, cross_entropy, optax.sgd(0.1))
     tokens = some_tokens(4, 6)
-    expected = learner.functions["predict"](jax.random.key(0), variables, tokens)
+    arguments = jax.random.key(0), variables, tokens
+    expected = jax.jit(learner.functions["predict"])(*arguments)
     with precision.use("bfloat16"):
-        logits = learner.functions["predict"](jax.random.key(0), variables, tokens)
-        lowered = jax.jit(lambda v: learner.functions["predict"](jax.random.key(0), v, tokens)).lower(variables).as_text()
+        # A function of its own: what jit keeps for the other does not know the policy.
+        program = jax.jit(lambda *arguments: learner.functions["predict"](*arguments)).lower(*arguments)
+    logits, lowered = program.compile()(*arguments), program.as_text()
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, expected, atol=0.05 * float(jnp.abs(expected).max()))
     products = [line for line in lowered.splitlines() if "dot_general" in line]
@@ -149,10 +151,11 @@ def test_bfloat16_follows_float32():
 
 def greedy(model, variables, prompt, num):
     """The likeliest token after token, the model called on all there is of the text."""
-    tokens = prompt
+    tokens, apply = np.asarray(prompt), jax.jit(model.apply)
     for _ in range(num):
-        logits = model.apply(variables, tokens[:, -model.context :])
-        tokens = jnp.concatenate([tokens, jnp.argmax(logits[:, -1:], -1)], 1)
+        seen = tokens[:, -model.context :]
+        logits = apply(variables, np.pad(seen, ((0, 0), (0, model.context - seen.shape[1]))))
+        tokens = np.append(tokens, np.argmax(logits[:, seen.shape[1] - 1], -1)[:, None], 1)
     return tokens[:, prompt.shape[1] :]
 
 
@@ -168,20 +171,21 @@ def test_samples_come_as_often_as_the_softmax_says():
     model, variables = small(seed=3)
     prompt, temperature = jnp.tile(some_tokens(1, 3), (20_000, 1)), 1.7
     drawn = jax.jit(sampler(model), static_argnames="num")(jax.random.key(0), variables, prompt, num=2, temperature=temperature)
-    expected = jax.nn.softmax(model.apply(variables, prompt[:1])[0, -1] / temperature)
+    apply = jax.jit(model.apply)
+    expected = jax.nn.softmax(apply(variables, prompt[:1])[0, -1] / temperature)
     counts = np.bincount(drawn[:, 0], minlength=11)
     # χ² with 10 degrees of freedom is above 30 once in a thousand keys.
     assert ((counts - 20_000 * expected) ** 2 / (20_000 * expected)).sum() < 30
     # The second token follows the first that was drawn.
     first = int(counts.argmax())
-    after = jax.nn.softmax(model.apply(variables, jnp.append(prompt[0], first)[None])[0, -1] / temperature)
+    after = jax.nn.softmax(apply(variables, jnp.append(prompt[0], first)[None])[0, -1] / temperature)
     seen = np.bincount(drawn[drawn[:, 0] == first, 1], minlength=11)
     assert ((seen - seen.sum() * after) ** 2 / (seen.sum() * after)).sum() < 30
 
 
 def test_attention_maps_are_causal_distributions():
     model, variables = small()
-    maps = attention_maps(model, variables, some_tokens(2, 5))
+    maps = jax.jit(functools.partial(attention_maps, model))(variables, some_tokens(2, 5))
     assert maps.shape == (3, 2, 2, 5, 5)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(np.triu(maps, 1), 0)
@@ -201,12 +205,12 @@ def test_it_learns_a_text_that_repeats_itself():
     tokens = np.tile(np.array([0, 1, 2, 1, 0, 3], np.int32), 50)  # the second token back decides
     learner = supervised(GPT(4, 8, 2, 2, 16), cross_entropy, optax.adam(1e-2))
     source = data.windows(tokens, 8, 16)
-    run_key, state, cursor = core.start(learner, source, jax.random.key(0))
+    run_key, state, cursor = jax.jit(lambda key: core.start(learner, source, key))(jax.random.key(0))
     state, *_ = jax.jit(core.unroll(learner, source, 150, 150))(run_key, 0, state, cursor)
     windows = _windows_of(tokens, 8)
     # The first token of a window is predicted from too little: it does not count.
     windows["mask"][:, 0] = 0
-    loss = core.evaluate(learner.evaluate, 16)(jax.random.key(1), state, windows)["loss"].value
+    loss = jax.jit(core.evaluate(learner.evaluate, 16))(jax.random.key(1), state, windows)["loss"].value
     assert loss < 0.05
 
 
@@ -221,14 +225,14 @@ def test_it_learns_a_text_that_repeats_itself():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        GPT(**{**SMALL, **options}).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+        jax.eval_shape(GPT(**{**SMALL, **options}).init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
 
 
 def test_tokens_must_be_whole_numbers_and_of_the_vocabulary():
     model, variables = small()
     with pytest.raises(TypeError, match="tokens must be whole numbers, got float32"):
         model.apply(variables, jnp.zeros((1, 4)))
-    assert np.isnan(model.apply(variables, jnp.array([[0, 11]]))[0, 1]).all()
+    assert np.isnan(jax.jit(model.apply)(variables, jnp.array([[0, 11]]))[0, 1]).all()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dljax.cli.launch import Launch, available_cores
 from dljax.cli.options import POSITIONAL, parse
-from dljax.cli.outcome import last_values, measured
+from dljax.cli.outcome import last_values, measured, verdict
 from dljax.cli.status import DONE, MISSED, NONFINITE, UsageError, explain
 from dljax.cli.sweep import interval
 from dljax.cli.tables import print_json, print_table
@@ -92,6 +92,8 @@ def verify(asked: Verifying, launch: Launch) -> int:
         rows.append(row)
         status = max(status, outcome)
         if outcome in (DONE, MISSED):
+            if not launch.quiet:
+                print(f"  {verdict(recipe.target, [row['value']])} ({_clock(row['seconds'])})", file=sys.stderr)
             remember(row)
             if readme is not None:
                 write_table(readme, [row])

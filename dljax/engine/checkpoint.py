@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +43,10 @@ class Checkpoints:
     Args:
       folder: the run's `checkpoints` folder; made when the first one is saved.
       keep: how many of the newest are kept, >= 1.
-      warn: told of anything that the user should know and that stops nothing.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, warn: Callable[[str], None] = print) -> None:
-        self.folder, self.keep, self._warn = Path(folder), keep, warn
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder, self.keep = Path(folder), keep
         self._orbax: Any = None
         self._pending: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -122,6 +121,8 @@ class Checkpoints:
     def latest(self) -> Found | None:
         """The newest checkpoint whose files are all as they were written, None where there is none at all.
 
+        Warns of those that are passed over.
+
         Raises:
           CheckpointError: every checkpoint is damaged or of another format.
         """
@@ -133,7 +134,7 @@ class Checkpoints:
                 damaged.append(str(error))
                 continue
             for message in damaged:
-                self._warn(f"{message}; using the one of step {step}")
+                warnings.warn(f"{message}; using the one of step {step}", RuntimeWarning, stacklevel=2)
             return found
         if damaged:
             raise CheckpointError(f"{'; '.join(damaged)}. No whole checkpoint is left in {self.folder}: train again into another folder")
@@ -160,7 +161,9 @@ class Checkpoints:
     def _explained(self, step: int, error: BaseException) -> CheckpointError:
         kept = self.steps()
         last = f"the checkpoint of step {kept[-1]} is untouched" if kept else "there was none before it"
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())
+        if len(reason) > 300:  # the cause stands at the end
+            reason = f"{reason[:100]} ... {reason[-200:]}"
         return CheckpointError(
             f"checkpoint of step {step} could not be written to {self.folder} ({type(error).__name__}: {reason}); {last}; "
             "free space or choose a writable folder"
@@ -203,10 +206,13 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
     expected = list(named_leaves(jax.eval_shape(without_keys, shapes)))
     shardings = [leaf.sharding for leaf in jax.tree.leaves(shapes)]
     saved = meta["leaves"]
-    if len(saved) != len(expected):
-        names, old_names = {name for name, _ in expected}, {leaf[0] for leaf in saved}
-        differences.append(f"only in the checkpoint: {sorted(old_names - names)}; only in the learner: {sorted(names - old_names)}")
-    for index, ((name, leaf), sharding, (old_name, shape, dtype, stacked)) in enumerate(zip(expected, shardings, saved, strict=False)):
+    names, old_names = {name for name, _ in expected}, {leaf[0] for leaf in saved}
+    if names != old_names:
+        raise CheckpointError(
+            f"checkpoint {path} does not fit: only in the checkpoint: {sorted(old_names - names)}; only in the learner: {sorted(names - old_names)}; "
+            "resume with the options it was trained with"
+        )
+    for index, ((name, leaf), sharding, (old_name, shape, dtype, stacked)) in enumerate(zip(expected, shardings, saved, strict=True)):
         spread = per_device and not stacked
         wanted = leaf.shape[1:] if spread else leaf.shape
         if stacked and not per_device:

@@ -271,7 +271,7 @@ class _Trainer:
                 self._advance(begin, length, first=index == 0)
                 if self.status == "done":
                     self._evaluate()
-                    self._ask(callbacks, interrupted())
+                    self._ask(callbacks, interrupted)
                     self._save(begin)
                 if index == 0:
                     if self.checkpoints is not None and self.program.per_device:
@@ -296,7 +296,7 @@ class _Trainer:
             }
             self.folder = RunFolder(self.out, identity, resume=self.resume)
             self.stack.callback(self.folder.close)
-        self.checkpoints = Checkpoints(self.out / "checkpoints", keep=self.config.keep, warn=self._say)
+        self.checkpoints = Checkpoints(self.out / "checkpoints", keep=self.config.keep)
         self.stack.callback(self.checkpoints.close)
         found = self.checkpoints.latest() if self.resume else None
         self.step = 0 if found is None else found.step
@@ -376,7 +376,7 @@ class _Trainer:
         self.record.add("evaluation", self.step, values)
         self._say(f"step {self.step}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None))
 
-    def _ask(self, callbacks: Sequence[Callable[[Snapshot], bool | None]], interrupted: bool) -> None:
+    def _ask(self, callbacks: Sequence[Callable[[Snapshot], bool | None]], interrupted: Callable[[], bool]) -> None:
         if callbacks:
             params = self.learner.params(self.program.unstacked(self.loop).state)
             metrics = self.record.rows["metrics"][-1] if self.record.rows["metrics"] else {}
@@ -384,7 +384,7 @@ class _Trainer:
             if on_any_process(any(answers)):
                 self.status, self.message = "stopped", f"a callback stopped the run at step {self.step}"
         self._is_enough()
-        if on_any_process(interrupted):
+        if on_any_process(interrupted()):
             self.status, self.message = "interrupted", f"interrupted at step {self.step}"
 
     def _is_enough(self) -> bool:

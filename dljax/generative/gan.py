@@ -102,7 +102,7 @@ def gan(
         return state, jax.tree.map(lambda value: value.mean(0), metrics) | generator_metrics
 
     def discriminator_step(key: Key, real: Array, state: GANState) -> tuple[GANState, Metrics]:
-        latent_key, generator_key, real_key, fake_key, penalty_key = jax.random.split(key, 5)
+        latent_key, generator_key, real_key, fake_key, critic_key, penalty_key = jax.random.split(key, 6)
         fake, _ = make.apply(_variables(state.generator), latents(latent_key, real), key=generator_key, train=True)
         player = state.discriminator
 
@@ -110,7 +110,7 @@ def gan(
             real_logits, model_state = _logits(judge, params, player.model_state, real, real_key)
             fake_logits, model_state = _logits(judge, params, model_state, fake, fake_key)
             value = loss.discriminator(real_logits, fake_logits)
-            critic = lambda x: _logits(judge, params, player.model_state, x, real_key)[0]  # noqa: E731
+            critic = lambda x: _logits(judge, params, player.model_state, x, critic_key)[0]  # noqa: E731
             extra = jnp.zeros(()) if penalty is None else penalty(penalty_key, critic, real, fake)
             metrics = {"discriminator_loss": value, "penalty": extra, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
             return value + extra, (model_state, metrics)

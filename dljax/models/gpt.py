@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric
@@ -53,7 +53,7 @@ class GPT(linen.Module):
     is_unrolled: bool = True
 
     @linen.compact
-    def __call__(self, tokens: Int[Array, "B T"], train: bool = False) -> Float[Array, "B T V"]:
+    def __call__(self, tokens: Shaped[Array, "B T"], train: bool = False) -> Float[Array, "B T V"]:
         """Logits of each next token.
 
         Args:
@@ -113,7 +113,7 @@ def sampler(model: GPT) -> Callable[..., Int[Array, "B N"]]:
     """
     forward = as_model(model).apply
 
-    def sample(key: Key, params: Mapping[str, Any], prompt: Int[Array, "B P"], *, num: int = 200, temperature: Numeric = 1.0) -> Int[Array, "B N"]:
+    def sample(key: Key, params: Mapping[str, Any], prompt: Int[Array, "..."], *, num: int = 200, temperature: Numeric = 1.0) -> Int[Array, "B N"]:
         check_int("sample", "num", num, minimum=1)
         check_range("sample", "temperature", temperature, 0)
         if prompt.ndim != 2 or prompt.shape[1] == 0:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num, Shaped
 from optax.losses import cosine_distance, huber_loss, sigmoid_binary_cross_entropy
 
 from dljax.core.checks import check_range
@@ -12,7 +12,7 @@ from dljax.core.contract import Numeric
 __all__ = ["cosine_distance", "cross_entropy", "huber_loss", "sigmoid_binary_cross_entropy", "squared_error"]
 
 
-def cross_entropy(logits: Float[Array, "*B C"], labels: Int[Array, "*B"], *, label_smoothing: Numeric = 0.0) -> Float[Array, "*B"]:
+def cross_entropy(logits: Float[Array, "*B C"], labels: Shaped[Array, "*labels"], *, label_smoothing: Numeric = 0.0) -> Float[Array, "*B"]:
     """Negative log-likelihood of integer labels under softmax, in nats.
 
       -(1 - ε) log p_y - ε/C Σ_c log p_c,   p = softmax(logits)
@@ -45,7 +45,7 @@ def cross_entropy(logits: Float[Array, "*B C"], labels: Int[Array, "*B"], *, lab
     return jnp.where(is_class, losses, jnp.nan)
 
 
-def squared_error(predictions: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
+def squared_error(predictions: Float[Array, "*B"], targets: Num[Array, "*targets"]) -> Float[Array, "*B"]:
     """Squared difference, element by element, without optax's factor of one half in `l2_loss`.
 
       (ŷ - y)²

@@ -29,11 +29,14 @@ def cora_gcn(
     import optax
 
     from dljax import data
+    from dljax.core import check_range
     from dljax.models.gcn import GCN
     from dljax.nn.graph import single_graph, sparse_rows
     from dljax.objectives import accuracy, cross_entropy
     from dljax.supervised import supervised
 
+    check_range("cora/gcn", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
+    check_range("cora/gcn", "weight_decay", weight_decay, 0, open_high=True)
     cora = data.load("cora")
     words = cora["x"] / np.maximum(cora["x"].sum(1, keepdims=True), 1)
     graph = single_graph(sparse_rows(words), cora["senders"], cora["receivers"])

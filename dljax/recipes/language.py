@@ -35,10 +35,13 @@ def shakespeare_gpt(
     import optax
 
     from dljax import data
+    from dljax.core import check_range
     from dljax.models.gpt import GPT, attention_maps, sampler
     from dljax.objectives import cross_entropy
     from dljax.supervised import supervised
 
+    check_range("shakespeare/gpt", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
+    check_range("shakespeare/gpt", "weight_decay", weight_decay, 0, open_high=True)
     text = data.load("tinyshakespeare")
     vocabulary = text["vocabulary"]
     model = GPT(len(vocabulary), context, num_layers, num_heads, width, dropout_rate)

@@ -35,11 +35,14 @@ def digits_mlp(
     import optax
 
     from dljax import data
+    from dljax.core import check_range
     from dljax.data.augmentation import random_affine
     from dljax.models.mlp import MLP
     from dljax.objectives import accuracy, cross_entropy
     from dljax.supervised import supervised
 
+    check_range("digits/mlp", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
+    check_range("digits/mlp", "weight_decay", weight_decay, 0, open_high=True)
     digits = {part: {"x": (arrays["x"] / 16).astype("float32"), "y": arrays["y"]} for part, arrays in data.load("digits").items()}
     shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
 
@@ -94,10 +97,12 @@ def fashion_mnist_cnn(
     import optax
 
     from dljax import data
+    from dljax.core import check_range
     from dljax.models.cnn import CNN
     from dljax.objectives import accuracy, cross_entropy
     from dljax.supervised import supervised
 
+    check_range("fashion-mnist/cnn", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     clothes = data.load("fashion-mnist")
     shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
     learner = supervised(

@@ -9,7 +9,7 @@ from dljax.rl.rollout import Episodes, Trajectory, collect, episode_statistics, 
 from dljax.rl.spaces import Box, Discrete, Space
 
 __all__ = [
-    "ActorCritic", "AutoResetState", "Box", "CartPoleParams", "CartPoleState", "Discrete", "Environment", "Episodes", "PPOConfig", "PPOState", "Space",
-    "TimeLimitState", "Trajectory", "Transition", "auto_reset", "cartpole", "collect", "discounted_returns", "draw_cartpole", "episode_statistics",
-    "evaluate", "gae", "lambda_returns", "no_episodes", "ppo", "random_policy", "rollout", "time_limit",
+    "ActorCritic", "AutoResetState", "Box", "CartPoleParams", "CartPoleState", "Discrete", "Environment", "Episodes", "PPOConfig", "PPOState",
+    "Space", "TimeLimitState", "Trajectory", "Transition", "auto_reset", "cartpole", "collect", "discounted_returns", "draw_cartpole",
+    "episode_statistics", "evaluate", "gae", "lambda_returns", "no_episodes", "ppo", "random_policy", "rollout", "time_limit",
 ]  # fmt: skip

@@ -103,7 +103,9 @@ def cartpole(params: CartPoleParams = CartPoleParams(), max_steps: Numeric | Non
     return env if max_steps is None else time_limit(env, max_steps)
 
 
-def draw_cartpole(observation: Float[np.ndarray, "T 4"], params: CartPoleParams = CartPoleParams(), width: int = 300, height: int = 200) -> np.ndarray:
+def draw_cartpole(
+    observation: Float[np.ndarray, "T 4"], params: CartPoleParams = CartPoleParams(), width: int = 300, height: int = 200
+) -> np.ndarray:
     """Pictures of the cart and the pole, drawn with NumPy.
 
     Args:

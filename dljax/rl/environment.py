@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dljax.core import Key, Numeric, check_int, check_range
 from dljax.rl.spaces import Space
 
+type_aliases = ("EnvState", "EnvParams", "Observation", "Action")
+
 EnvState = Any  # a pytree of arrays
 EnvParams = Any  # a pytree of numbers, which may be traced
 Observation = Any  # an array or a pytree of arrays

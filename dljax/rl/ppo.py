@@ -84,7 +84,7 @@ class PPOConfig:
         size = self.num_envs * self.horizon
         if size % self.minibatches:
             raise ValueError(
-                f"ppo: minibatches must divide num_envs x horizon = {size}, got {self.minibatches}; use {_divisor(size, self.minibatches)} minibatches"
+                f"ppo: minibatches must divide num_envs x horizon = {size}, got {self.minibatches}; use {_divisor(size, self.minibatches)}"
             )
 
 
@@ -140,7 +140,7 @@ def ppo(env: Environment, network: Any, optimizer: optax.GradientTransformation,
 
     def init(key: Key, batch: tuple = ()) -> PPOState:
         network_key, env_key = jax.random.split(key)
-        env_state, observation = envs.reset(local_key(env_key), envs.params)
+        env_state, observation = envs.reset(env_key, envs.params)
         params = init_network(network_key, observation)
         return PPOState(params, optimizer.init(params), env_state, observation, no_episodes(config.num_envs))
 
@@ -244,7 +244,7 @@ def _updates(
         grads, metrics = jax.grad(loss, has_aux=True)(params, batch)
         grads = pmean(grads)
         if config.max_grad_norm is not None:
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             scale = config.max_grad_norm / jnp.maximum(norm, config.max_grad_norm)
             grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
         changes, opt_state = optimizer.update(grads, opt_state, params)

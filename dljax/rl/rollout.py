@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dljax.core import Key, Mean, check_int
 from dljax.rl.environment import Action, Environment, EnvState, Observation, auto_reset
 
+type_aliases = ("Policy",)
+
 Policy = Callable[[Key, Observation], Action]  # observations [B, ...] -> actions [B, ...]
 
 
@@ -147,16 +149,14 @@ def evaluate(env: Environment, policy: Policy, key: Key, num_episodes: int) -> E
     return lax.while_loop(lambda carry: carry[-1].any(), one, start)[3]
 
 
-def episode_statistics(
-    running: Episodes, reward: Float[Array, "T B"], is_done: Bool[Array, "T B"]
-) -> tuple[Episodes, dict[str, Mean]]:
+def episode_statistics(running: Episodes, reward: Float[Array, "T B"], is_done: Bool[Array, "T B"]) -> tuple[Episodes, dict[str, Mean]]:
     """Return and length of the episodes that ended within T steps, and what the unfinished ones have so far.
 
     Args:
       running: [B], what each environment had before these steps; `no_episodes(B)` at the start.
       reward, is_done: [T, B], in the order of time.
     Returns:
-      `(running, {"return", "length"})`: each a `Mean` over the episodes that ended, of weight 0 where none did, never a zero that stands for "none yet".
+      `(running, {"return", "length"})`: each a `Mean` over the episodes that ended, of weight 0 where none did: no zero stands for "none yet".
 
     >>> is_done = jnp.array([[False], [True], [False]])
     >>> running, means = episode_statistics(no_episodes(1), jnp.ones((3, 1)), is_done)

@@ -9,6 +9,8 @@ from jaxtyping import Array
 
 from dljax.core import Key
 
+type_aliases = ("Space",)
+
 
 class Discrete(NamedTuple):
     """The whole numbers 0, 1, ... num - 1.

@@ -38,7 +38,7 @@ def supervised(
       L(θ) = Σ_i w_i loss(f_θ(x_i), y_i) / Σ_i w_i
 
     Batches are dicts: `x` (an array or any pytree that the model takes), `y` (targets) and optionally `mask`, the weights w >= 0. The mask's
-    shape is a prefix of the loss's: `[B]` also weighs a loss `[B, T]`. Examples of weight 0 may have any target (-1 for "no label").
+    shape is a prefix of the loss's: `[B]` also weighs a loss `[B, T]`. Examples of weight 0 may have any finite target (-1 for "no label").
 
     Where the engine binds a data-parallel axis, totals and weights are summed over it before they are divided, so that shards of unequal
     weight give the same loss and gradient as one device; statistics such as batch norm's are each shard's own, averaged.
@@ -55,7 +55,7 @@ def supervised(
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
     Raises:
       ValueError: a metric is called "loss"; when traced: a batch without x or y, a loss that is already averaged, a mask of another shape.
-      TypeError: the loss or a metric is not callable.
+      TypeError: the loss or a metric is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
 
     >>> from dljax.objectives import accuracy, cross_entropy
     >>> from flax import linen
@@ -74,6 +74,8 @@ def supervised(
     for name, function in {"loss": loss, **metrics}.items():
         if not callable(function):
             raise TypeError(f"supervised: {name} must be a function (outputs, y) -> [B, ...], got {function!r}")
+    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
+        raise TypeError(f"supervised: optimizer must be an optax transformation, got {optimizer!r}")
     net = as_model(model)
 
     def init(key: Key, batch: Batch) -> SupervisedState:

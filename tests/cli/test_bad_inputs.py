@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dljax import data
+from dljax import data, recipes
 from dljax.cli import main
 from dljax.data.entry import Entry, File
 
@@ -188,6 +188,8 @@ CASES = {
     "huge learning rate": Case(f"{LINE} --learning-rate 1e30", ("not finite at step", "Lower the learning rate"), status=3),
     "huge learning rate for all seeds": Case(f"{LINE} --learning-rate 1e30 --seeds 2 --quiet", ("not finite", "learning rate"), status=3),
     "label out of range": Case("train tiny/faulty --fault labels", ("labels", "10", "[0, 9]")),
+    "empty graph": Case("train tiny/faulty --fault graph", ("graph", "at least one row", "got none")),
+    "edge to no node": Case("train tiny/faulty --fault edges", ("senders", "[0, 2]", "0 to 7")),
     "no rows": Case("train tiny/faulty --fault rows", ("at least one row",)),
     "averaged loss": Case("train tiny/faulty --fault loss", ("one value an example", "scalar", "leave the averaging")),
     # data
@@ -274,3 +276,31 @@ def test_there_are_at_least_forty_mistakes():
 def _contents(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock" and "cache" not in path.parts)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _bad_options() -> list[tuple[str, str, str]]:
+    """Of every recipe that ships: counts of zero, and rates that are negative or infinite."""
+    counts = [
+        (name, option, "0")
+        for name, recipe in recipes.RECIPES.items()
+        for option, value in recipe.options.items()
+        if type(value) is int and value > 0
+    ]
+    rates = [
+        (name, "learning_rate", value)
+        for name, recipe in recipes.RECIPES.items()
+        if "learning_rate" in recipe.options
+        for value in ("-0.1", "0", "inf")
+    ]
+    return counts + rates
+
+
+@pytest.mark.parametrize(("name", "option", "value"), _bad_options())
+def test_every_recipe_refuses_options_that_make_no_sense(name, option, value, dljax, workplace):
+    called = dljax("train", name, f"--{option.replace('_', '-')}", value)
+    if "is missing" in called.err:
+        pytest.skip(f"the data of {name} are not at hand")
+    assert called.status == 2
+    assert re.search(rf"{option}s?\b|steps|length|widths|horizon", called.err), called.err
+    assert f"got {value}" in called.err or f"got {float(value)}" in called.err or f"{option}={value}" in called.err, called.err
+    assert not list(workplace.glob("runs/*/*"))

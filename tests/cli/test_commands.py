@@ -496,5 +496,7 @@ def test_a_cpu_has_as_many_devices_as_cores_unless_something_says_otherwise(opti
 def test_main_is_the_entry_point_of_the_package():
     from importlib.metadata import entry_points
 
-    (point,) = [point for point in entry_points(group="console_scripts") if point.name == "dljax"]
-    assert point.load() is main
+    points = [point for point in entry_points(group="console_scripts") if point.name == "dljax"]
+    if not points:
+        pytest.skip("dljax is on the path, but not installed")
+    assert points[0].load() is main

@@ -39,7 +39,7 @@ def register() -> None:
 
     @recipe("tiny/faulty", chapter=92, target=AtLeast("unheard", 0.0), minutes=0.01)
     def faulty(
-        *, fault: Literal["none", "labels", "rows", "graph", "loss", "metrics", "nowhere", "corrupted", "mine", "bug", "figures"] = "none"
+        *, fault: Literal["none", "labels", "rows", "graph", "edges", "loss", "metrics", "nowhere", "corrupted", "mine", "bug", "figures"] = "none"
     ) -> Experiment:
         """What the user, or the data, can get wrong."""
         import dataclasses
@@ -57,6 +57,11 @@ def register() -> None:
             data.check_labels(np.array([0, 1, 10]), num_classes=10)
         if fault == "rows":
             data.shuffled({"x": np.zeros((0, 2))}, 1)
+        if fault in ("graph", "edges"):
+            from dljax.nn.graph import single_graph
+
+            nodes = np.zeros((0 if fault == "graph" else 3, 2), np.float32)
+            single_graph(nodes, np.array([0, 7][: len(nodes)]), np.array([1, 2][: len(nodes)]))
         if fault == "loss":
             batch = {"x": jnp.ones((4, 2)), "y": jnp.zeros(4, jnp.int32)}
             learner = supervised(linen.Dense(2), lambda outputs, y: cross_entropy(outputs, y).mean(), optax.sgd(0.1))

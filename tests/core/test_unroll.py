@@ -140,7 +140,9 @@ def test_vmap_over_keys_equals_one_run_after_another():
 
 
 def test_state_of_python_numbers_keeps_its_type_in_the_scan():
-    learner = Learner(lambda key, batch: {"a": 1.0, "n": 0}, lambda key, state, batch: ({"a": state["a"] * 0.5, "n": state["n"] + 1}, {"a": state["a"]}))
+    learner = Learner(
+        lambda key, batch: {"a": 1.0, "n": 0}, lambda key, state, batch: ({"a": state["a"] * 0.5, "n": state["n"] + 1}, {"a": state["a"]})
+    )
     state, _, _ = unroll(learner, EMPTY, 3)(KEY, 0, {"a": 1.0, "n": 0}, ())
     assert float(state["a"]) == 0.125
     assert not state["a"].weak_type

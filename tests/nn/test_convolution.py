@@ -80,8 +80,8 @@ def test_any_geometry_equals_that_of_torch(geometry):
     theirs = torch.nn.functional.conv2d(*inputs, stride=options["strides"], padding=options["padding"], dilation=options["dilation"])
     np.testing.assert_allclose(ours, theirs.detach().permute(0, 2, 3, 1), rtol=1e-11, atol=1e-11)
     gradients = torch.autograd.grad(theirs.cos().sum(), inputs)
-    for ours, theirs, order in zip(pull(-jnp.sin(ours)), gradients, ((0, 2, 3, 1), (2, 3, 1, 0)), strict=True):
-        np.testing.assert_allclose(ours, theirs.permute(order), rtol=1e-10, atol=1e-10)
+    for gradient, expected, order in zip(pull(-jnp.sin(ours)), gradients, ((0, 2, 3, 1), (2, 3, 1, 0)), strict=True):
+        np.testing.assert_allclose(gradient, expected.permute(order), rtol=1e-10, atol=1e-10)
 
 
 @settings(max_examples=5, deadline=None)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, MISSED, USAGE, UsageError, explain
-from dljax.cli.tables import print_json, print_table
+from dljax.cli.tables import is_wide, print_json, print_table
 
 _HELP = """usage: dljax data list|get|check [NAME ...] [--json]
 
@@ -45,7 +45,8 @@ def list_(names: Annotated[tuple[str, ...], POSITIONAL] = (), json: bool = False
         print_json([dataclasses.asdict(info) for info in infos])
         return DONE
     rows = [{**dataclasses.asdict(info), "size": f"{info.num_bytes / 1e6:.1f} MB" if info.num_bytes else "", "at": _place(info)} for info in infos]
-    print_table(rows, {"name": "name", "modality": "modality", "what": "description", "licence": "licence", "size": "size", "at hand": "at"})
+    more = {"modality": "modality", "licence": "licence"} if is_wide() else {}
+    print_table(rows, {"name": "name", "what": "description", "size": "size", "at hand": "at", **more})
     return DONE
 
 

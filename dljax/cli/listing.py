@@ -5,18 +5,10 @@ from typing import Annotated, Any
 
 from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE
-from dljax.cli.tables import print_json, print_table
+from dljax.cli.tables import is_wide, print_json, print_table
 
-_COLUMNS = {
-    "chapter": "chapter",
-    "recipe": "name",
-    "data": "data",
-    "target": "claim",
-    "measured": "measured",
-    "minutes": "minutes",
-    "rows": "rows",
-    "target from": "source",
-}
+_COLUMNS = {"ch.": "chapter", "recipe": "name", "target": "claim", "measured": "measured", "min": "minutes"}
+_MORE = {"data": "data", "rows": "rows", "target from": "source"}  # where there is room
 
 
 def main(args: list[str]) -> int:
@@ -50,11 +42,11 @@ def list_(names: Annotated[tuple[str, ...], POSITIONAL] = (), chapter: int | Non
 
         last = {name: _measured(row) for name, row in remembered().items()}
         shown = [{**row, "claim": f"{row['metric']} {row['op']} {row['target']:g}", "measured": last.get(row["name"], "")} for row in rows]
-        print_table(shown, _COLUMNS)
+        print_table(shown, _COLUMNS | (_MORE if is_wide() else {}))
     return DONE
 
 
 def _measured(row: Mapping[str, Any]) -> str:
-    """What `dljax verify` found last on this machine, and when."""
+    """What `dljax verify` found last on this machine."""
     value = row.get("value")
-    return f"{value:.4g} ({'' if row.get('passed') else 'missed, '}{row.get('date', '')})" if isinstance(value, float) else ""
+    return f"{value:.4g}{'' if row.get('passed') else ' missed'}" if isinstance(value, float) else ""

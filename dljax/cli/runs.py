@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from dljax.cli.options import POSITIONAL, parse
 from dljax.cli.status import DONE, UsageError
-from dljax.cli.tables import cell, print_json, print_table
+from dljax.cli.tables import cell, is_wide, print_json, print_table
 
 _OWN = ("metrics.jsonl", "checkpoints", ".lock")  # what tells a run folder from any other that has a config.json
 
@@ -36,8 +36,9 @@ def runs(folder: Annotated[str, POSITIONAL] = "runs", json: bool = False) -> int
     if json:
         print_json(rows)
     else:
-        shown = [{**row, "at": f"{row['step']}/{row['steps']}", "last": _few(row["metrics"])} for row in rows]
-        columns = {"run": "run", "recipe": "recipe", "seeds": "seeds", "status": "status", "step": "at", "seconds": "seconds", "last values": "last"}
+        shown = [{**row, "folder": _below(row["run"], root), "at": f"{row['step']}/{row['steps']}", "last": _few(row["metrics"])} for row in rows]
+        columns = {"run": "folder", "recipe": "recipe", "status": "status", "step": "at", "last values": "last"}
+        columns |= {"seeds": "seeds", "seconds": "seconds"} if is_wide() else {}
         print_table(shown, columns, empty=f"no runs in {folder}; `dljax train digits/mlp` makes one")
     return DONE
 
@@ -77,6 +78,11 @@ def _is_running(path: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def _below(run: str, root: Path) -> str:
+    """A run's folder as seen from the folder that was asked for."""
+    return str(Path(run).relative_to(root)) if Path(run) != root else run
 
 
 def _few(metrics: Mapping[str, Any], most: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,16 +45,31 @@ def print_table(rows: Sequence[Row], columns: Mapping[str, str] | None = None, *
     from rich.table import Table
 
     columns = columns or {name: name for name in rows[0]}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading, key in columns.items():
+        longest = max(len(cell(row.get(key))) for row in rows)
         is_number = all(isinstance(row.get(key), int | float | None) and not isinstance(row.get(key), bool) for row in rows)
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=longest <= 36)
     for row in rows:
         table.add_row(*(cell(row.get(key)) for key in columns.values()))
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=_width())
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()))
+
+
+def is_wide() -> bool:
+    """Whether a line has room for more than the main columns.
+
+    >>> is_wide() in (True, False)
+    True
+    """
+    return _width() >= 120
+
+
+def _width() -> int:
+    """Characters in a line: the terminal's, or plenty where the output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
 def cell(value: Any) -> str:

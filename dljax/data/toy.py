@@ -43,7 +43,8 @@ class GaussianMixture:
         check_range("GaussianMixture", "scale", self.scale, 0, open_low=True)
 
     def sample(self, key: Key, num: int) -> Float[Array, "N 2"]:
-        """`num` independent points."""
+        """`num` >= 1 independent points."""
+        check_int("GaussianMixture", "num", num, minimum=1)
         component_key, noise_key = jax.random.split(key)
         component = jax.random.randint(component_key, (num,), 0, len(self.centers))
         return jnp.asarray(self.centers, float)[component] + self.scale * jax.random.normal(noise_key, (num, 2))

@@ -85,16 +85,12 @@ class Checkpoints:
                 multihost_utils.sync_global_devices(f"dljax-checkpoint-{step}")
             if self._orbax is None:
                 self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
-            numbered = {str(index): leaf for index, leaf in enumerate(leaves)} or {"none": np.zeros(())}  # Orbax saves no empty tree
+            numbered = {str(index): _one_copy(leaf) for index, leaf in enumerate(leaves)} or {"none": np.zeros(())}  # Orbax saves no empty tree
             self._orbax.save((partial / "arrays").absolute(), args=ocp.args.StandardSave(numbered))
         except Exception as error:
             raise self._explained(step, error) from error
         self._pending = threading.Thread(target=self._finish, args=(step, partial, meta), name=f"dljax-checkpoint-{step}")
         self._pending.start()
-
-    def prepare(self, tree: Any) -> None:
-        """Compile what a save of such a tree, stacked over devices, needs."""
-        _separated(tree)
 
     def wait(self) -> None:
         """Until the last save is complete.
@@ -236,6 +232,13 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
         )
         leaves = spread_out(leaves)
     return with_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)
+
+
+def _one_copy(leaf: Any) -> Any:
+    """One of the copies of an array that is the same on every device: Orbax would compile programs that cut them, and write every piece."""
+    if not isinstance(leaf, jax.Array) or not leaf.is_fully_replicated or len(leaf.sharding.device_set) == 1:
+        return leaf
+    return leaf.addressable_data(0) if jax.process_count() == 1 else np.asarray(leaf.addressable_data(0))
 
 
 def _separated(tree: Any) -> tuple[list[Any], tuple[bool, ...]]:

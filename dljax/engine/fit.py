@@ -266,20 +266,19 @@ class _Trainer:
             self.progress.begin()
         self.trained = self.saved = time.perf_counter()
         with interruptible() as interrupted, counted() as compilations:
-            after_first = 0
+            recompilations = 0
             for index, (begin, length) in enumerate(segments):
+                before = compilations()
                 self._advance(begin, length, first=index == 0)
                 if self.status == "done":
                     self._evaluate()
                     self._ask(callbacks, interrupted)
-                    self._save(begin)
-                if index == 0:
-                    if self.checkpoints is not None and self.program.per_device:
-                        self.checkpoints.prepare(self.loop)
-                    after_first = compilations()
+                recompilations += compilations() - before if index > 0 else 0
+                if self.status == "nonfinite":
+                    break
+                self._save(begin)  # what it compiles, once, is not the loop's
                 if self.status != "done":
                     break
-            recompilations = compilations() - after_first
         return self._close(segments[0][0] if segments else self.step, recompilations)
 
     # Before the loop
@@ -352,7 +351,7 @@ class _Trainer:
             values = {name: number(column[row]) for name, column in columns.items()}
             self.record.add("metrics", begin + (row + 1) * (length // rows), values)
         if self.progress is not None:
-            self.progress.update(self.step, self.record.rows["metrics"][-1] if rows else {})
+            self.progress.update(self.step, values if rows else {})
         if int(history.bad_step) >= 0 or not finite:
             self.status, self.message = "nonfinite", self._what_went_bad(int(history.bad_step))
 

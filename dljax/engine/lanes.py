@@ -250,9 +250,10 @@ class Group:
             progress.say(f"{self.size} members, {compiled.lanes.size} at a time; compiled in {self.compile_seconds:.1f} s")
             progress.begin()
         begin, saved, interrupt = time.perf_counter(), time.perf_counter(), False
-        first_step, after_first = step, 0
+        first_step, recompilations = step, 0
         with interruptible() as interrupted, counted() as compilations:
             for first, length in plan.segments(step):
+                before = compilations()
                 outputs = []
                 for index in range(len(carries)):
                     carries[index], output = compiled.chunk(index, first, length, carries[index])
@@ -265,6 +266,7 @@ class Group:
                 if compiled.has_evaluation and (step % plan.evaluate_every == 0 or step == plan.steps):
                     results = [compiled.evaluate(index, step, carry) for index, carry in enumerate(carries)]
                     record.add("evaluation", step, {name: self._column(compiled, [result[name] for result in results]) for name in results[0]})
+                recompilations += compilations() - before if first > first_step else 0
                 interrupt = interrupted()
                 last = step == plan.steps or interrupt or all(status != "done" for status in self.status)
                 due = (
@@ -276,11 +278,8 @@ class Group:
                     host = {"status": self.status, "messages": self.messages, "frozen": sorted(self.frozen)}
                     checkpoints.save(step, (carries, self.frozen), host)
                     saved = time.perf_counter()
-                if first == first_step:
-                    after_first = compilations()
                 if last:
                     break
-            recompilations = compilations() - after_first
         if checkpoints is not None:
             checkpoints.wait()
         seconds = time.perf_counter() - begin

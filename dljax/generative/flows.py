@@ -79,7 +79,9 @@ def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: i
     def init(key: Key, batch: Batch) -> FlowState:
         x = batch["x"]
         if x.ndim != 2 or x.shape[1] != size or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"flow: batch['x'] must be floating [B, {size}], got {x.dtype}{list(x.shape)}; flatten, scale or dequantise the examples")
+            raise ValueError(
+                f"flow: batch['x'] must be floating [B, {size}], got {x.dtype}{list(x.shape)}; flatten, scale or dequantise the examples"
+            )
         params = bijector.init(key, x)
         return FlowState(params, optimizer.init(params))
 

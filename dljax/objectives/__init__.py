@@ -1,6 +1,11 @@
 """Losses, divergences, penalties and metrics: functions of arrays."""
 
+from dljax.objectives.adversarial import AdversarialLoss, gradient_penalty, hinge, least_squares, minimax, non_saturating, r1, wasserstein
+from dljax.objectives.coverage import mode_coverage
 from dljax.objectives.losses import cosine_distance, cross_entropy, huber_loss, sigmoid_binary_cross_entropy, squared_error
 from dljax.objectives.metrics import accuracy, top_k
 
-__all__ = ["accuracy", "cosine_distance", "cross_entropy", "huber_loss", "sigmoid_binary_cross_entropy", "squared_error", "top_k"]
+__all__ = [
+    "AdversarialLoss", "accuracy", "cosine_distance", "cross_entropy", "gradient_penalty", "hinge", "huber_loss", "least_squares", "minimax",
+    "mode_coverage", "non_saturating", "r1", "sigmoid_binary_cross_entropy", "squared_error", "top_k", "wasserstein",
+]  # fmt: skip

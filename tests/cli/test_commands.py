@@ -350,7 +350,7 @@ def test_list_shows_what_was_measured_last(dljax):
     assert dljax("verify", "tiny/never", "--quiet").status == 1
     line = next(line for line in dljax("list", "tiny/never").out.splitlines() if "tiny/never" in line)
     assert "slope >= 3   1.9" in line
-    assert "(missed, 20" in line
+    assert " missed " in line
 
 
 def test_interval_is_student_s():

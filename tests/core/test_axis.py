@@ -50,11 +50,14 @@ def test_local_keys_differ_between_devices_and_are_those_of_their_index():
 
 
 def test_axis_ends_with_its_block_also_after_an_error():
-    with pytest.raises(RuntimeError), bind_axis("data"):
+    def fail():
         assert bound_axis() == "data"
         with bind_axis(None):
             assert bound_axis() is None
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        bound(fail)()
     assert bound_axis() is None
 
 

@@ -86,3 +86,5 @@ def test_options_out_of_range_are_refused():
         gaussian_ring(0)
     with pytest.raises(ValueError, match="radius must be in"):
         gaussian_ring(8, -1.0)
+    with pytest.raises(ValueError, match="num must be >= 1, got 0"):
+        gaussian_ring().sample(jax.random.key(0), 0)

@@ -22,14 +22,14 @@ CONFIG = FitConfig(every=2, chunk=4, evaluate_every=8, checkpoint_every=4, batch
 LOGS = ("metrics.jsonl", "evaluations.jsonl")
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What stands for a kill in these tests: nothing after it is done."""
 
 
 def killed_at(step):
     def callback(snapshot):
         if snapshot.step == step:
-            raise Killed
+            raise KilledError
 
     return callback
 
@@ -62,7 +62,7 @@ def copy(whole, tmp_path):
 def test_run_that_was_killed_and_resumed_equals_the_one_that_was_not(whole, tmp_path, steps):
     out = tmp_path / "run"
     for index, step in enumerate(steps):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             go(out, resume=index > 0, callbacks=[killed_at(step)])
     run = go(out, resume=True)
     assert run.status == "done"
@@ -76,7 +76,7 @@ def test_run_that_was_killed_and_resumed_equals_the_one_that_was_not(whole, tmp_
 
 def test_run_killed_before_its_first_checkpoint_begins_again(whole, tmp_path):
     config = FitConfig(every=2, chunk=4, evaluate_every=8, batch_size=12)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         go(tmp_path, config=config, callbacks=[killed_at(8)])
     assert (tmp_path / "metrics.jsonl").read_bytes() != b""
     run = go(tmp_path, resume=True, config=config)
@@ -129,7 +129,7 @@ def test_run_that_had_stopped_early_does_not_go_on_when_it_is_resumed(tmp_path):
 
 
 def test_lines_behind_the_checkpoint_and_half_a_line_are_cut_off(whole, tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         go(tmp_path, callbacks=[killed_at(12)])  # its lines are written, its checkpoint is not
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 12
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -209,7 +209,7 @@ def test_damaged_newer_checkpoint_does_not_push_out_the_whole_one(copy):
     config = FitConfig(every=2, chunk=2, evaluate_every=8, checkpoint_every=2, batch_size=12, keep=1)
     config_of = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config_of | {"chunk": 2}))
-    with pytest.raises(Killed), pytest.warns(RuntimeWarning, match="using the one of step 20"):
+    with pytest.raises(KilledError), pytest.warns(RuntimeWarning, match="using the one of step 20"):
         go(copy, resume=True, config=config, callbacks=[killed_at(24)])
     with pytest.warns(RuntimeWarning, match="using the one of step 22"):
         assert Checkpoints(copy / "checkpoints").latest().step == 22
@@ -250,9 +250,9 @@ def test_described_options_are_compared_one_by_one(tmp_path):
     describe = {"recipe": "a/b", "options": {"width": 8, "rate": np.float32(0.5), "activation": np.tanh}}
     fit(scripted([1, 2]), EMPTY, 2, out=tmp_path, describe=describe)
     fit(scripted([1, 2]), EMPTY, 2, out=tmp_path, describe=describe, resume=True)
-    with pytest.raises(RunFolderError, match="options.width: 8 in the run, 9 now; options.depth: None in the run, 1 now"):
+    with pytest.raises(RunFolderError, match=r"options.width: 8 in the run, 9 now; options.depth: None in the run, 1 now"):
         fit(scripted([1, 2]), EMPTY, 2, out=tmp_path, resume=True, describe={**describe, "options": {**describe["options"], "width": 9, "depth": 1}})
-    with pytest.raises(RunFolderError, match="options.rate: 0.5 in the run, None now"):
+    with pytest.raises(RunFolderError, match=r"options.rate: 0.5 in the run, None now"):
         fit(scripted([1, 2]), EMPTY, 2, out=tmp_path, resume=True, describe={"options": {"width": 8, "activation": np.tanh}})
 
 
@@ -313,7 +313,7 @@ def test_folder_that_another_process_writes_to_is_refused(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", script, tmp_path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match="another process is training in .*; wait for it or choose another folder"):
+        with pytest.raises(RunFolderError, match=r"another process is training in .*; wait for it or choose another folder"):
             go(tmp_path)
     finally:
         holder.communicate("")
@@ -321,7 +321,7 @@ def test_folder_that_another_process_writes_to_is_refused(tmp_path):
 
 
 def test_lock_is_given_back_also_after_an_error(tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         go(tmp_path, callbacks=[killed_at(8)])
     assert go(tmp_path, resume=True).status == "done"
 
@@ -365,7 +365,7 @@ def fill(folder, leave):
 def test_disk_that_fills_up_ends_the_run_with_its_reason_and_keeps_the_last_checkpoint(whole, disk, leave):
     folder, _ = disk
     out = folder / "run"
-    with pytest.raises((CheckpointError, RunFolderError), match="No space left on device.*free space or choose a writable folder"):
+    with pytest.raises((CheckpointError, RunFolderError), match=r"No space left on device.*free space or choose a writable folder"):
         go(out, callbacks=[lambda snapshot: fill(folder, leave) if snapshot.step == 12 else None])
     kept = Checkpoints(out / "checkpoints").latest()
     assert kept is not None
@@ -383,9 +383,9 @@ def test_read_only_folder_is_refused_and_its_run_still_loads(whole, disk):
     out = folder / "run"
     go(out, steps=16)
     assert remount("ro") == 0
-    with pytest.raises(RunFolderError, match="cannot write to .*Read-only file system.*; choose a writable folder"):
+    with pytest.raises(RunFolderError, match=r"cannot write to .*Read-only file system.*; choose a writable folder"):
         go(out, resume=True)
-    with pytest.raises(RunFolderError, match="cannot write to .*Read-only file system"):
+    with pytest.raises(RunFolderError, match=r"cannot write to .*Read-only file system"):
         go(folder / "new")
     assert Checkpoints(out / "checkpoints").latest().step == 16
     remount("rw")
@@ -395,7 +395,7 @@ def test_read_only_folder_is_refused_and_its_run_still_loads(whole, disk):
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o555)
-    with pytest.raises(RunFolderError, match="cannot write to .*Permission denied"):
+    with pytest.raises(RunFolderError, match=r"cannot write to .*Permission denied"):
         go(tmp_path / "run")
     tmp_path.chmod(0o755)
 
@@ -413,7 +413,8 @@ def test_sigterm_saves_and_the_run_goes_on_where_it_was(whole, tmp_path):
             print(snapshot.step, flush=True)
             if snapshot.step == 8:
                 sys.stdin.readline()
-        run = fit(problems.network(), problems.SOURCE, 24, jax.random.key(5), evaluation=problems.HELD_OUT, out=sys.argv[1], config=config, callbacks=[tell])
+        arguments = problems.network(), problems.SOURCE, 24, jax.random.key(5)
+        run = fit(*arguments, evaluation=problems.HELD_OUT, out=sys.argv[1], config=config, callbacks=[tell])
         print(run.status, run.step)
     """
     process = subprocess.Popen(

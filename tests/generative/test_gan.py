@@ -86,7 +86,10 @@ BATCH = {"x": jax.random.normal(jax.random.key(9), (8, 2))}
 @pytest.mark.parametrize("loss", [minimax, wasserstein])
 def test_each_player_moves_only_its_own_parameters(loss):
     still = optax.set_to_zero()
-    for options, moving, resting in [({"generator_optimizer": still}, "discriminator", "generator"), ({"discriminator_optimizer": still}, "generator", "discriminator")]:
+    for options, moving, resting in [
+        ({"generator_optimizer": still}, "discriminator", "generator"),
+        ({"discriminator_optimizer": still}, "generator", "discriminator"),
+    ]:
         learner = small(loss=loss, penalty=gradient_penalty(1.0), **options)
         before = learner.init(jax.random.key(0), BATCH)
         after, _ = jax.jit(learner.step)(jax.random.key(1), before, BATCH)

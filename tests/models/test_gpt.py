@@ -249,6 +249,6 @@ def test_tokens_must_be_whole_numbers_and_of_the_vocabulary():
     ],
 )
 def test_sampling_refuses_what_it_cannot_continue(prompt, options, message):
-    model, variables, apply = small()
+    model, variables, _ = small()
     with pytest.raises(ValueError, match=message):
         sampler(model)(jax.random.key(0), variables, prompt, **options)

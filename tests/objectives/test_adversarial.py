@@ -106,7 +106,11 @@ def test_r1_is_half_the_mean_squared_slope_on_real_examples():
 def test_penalty_weights_may_be_traced():
     weights = jnp.array([0.0, 1.0, 2.0])
     for penalty in (r1, gradient_penalty):
-        np.testing.assert_allclose(jax.vmap(lambda w, penalty=penalty: penalty(w)(KEY, linear(np.ones(4)), X, Y))(weights), weights * penalty(1.0)(KEY, linear(np.ones(4)), X, Y), rtol=1e-6)
+        np.testing.assert_allclose(
+            jax.vmap(lambda w, penalty=penalty: penalty(w)(KEY, linear(np.ones(4)), X, Y))(weights),
+            weights * penalty(1.0)(KEY, linear(np.ones(4)), X, Y),
+            rtol=1e-6,
+        )
 
 
 @pytest.mark.parametrize(("penalty", "options"), [(r1, {"weight": -1.0}), (gradient_penalty, {"weight": -1.0}), (gradient_penalty, {"norm": -0.1})])

@@ -117,8 +117,12 @@ def vae(encoder: Any, decoder: Any, optimizer: optax.GradientTransformation, *, 
         log_weights = jax.lax.map(log_weight, jax.random.split(key, num))
         return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(num)
 
-    functions = {"encode": encode, "decode": decode, "sample": sample, "log_evidence": log_evidence}
-    return Learner(init, step, evaluate=Fold(fold_init, fold_step, lambda acc: acc[1]), functions=functions)
+    return Learner(
+        init,
+        step,
+        evaluate=Fold(fold_init, fold_step, lambda acc: acc[1]),
+        functions={"encode": encode, "decode": decode, "sample": sample, "log_evidence": log_evidence},
+    )
 
 
 def standard_normal_kl(mean: Float[Array, "*B Z"], log_scale: Float[Array, "*B Z"]) -> Float[Array, "*B"]:
@@ -134,9 +138,9 @@ def standard_normal_kl(mean: Float[Array, "*B Z"], log_scale: Float[Array, "*B Z
 
 def _params(name: str, model: Model, key: Key, x: Array, shape: tuple[int, ...]) -> Params:
     variables = model.init(key, x)
-    made = jax.eval_shape(lambda: model.apply(variables, x)[0])
     if set(variables) - {"params"}:
         raise ValueError(f"vae: the {name} must have no running statistics, got {sorted(variables)}; use layer instead of batch normalisation")
+    made = jax.eval_shape(lambda: model.apply(variables, x)[0])
     if made.shape != shape:
         raise ValueError(f"vae: the {name} must map {x.shape} to {shape}, got {made.shape}")
     return variables["params"]

@@ -12,7 +12,7 @@ from dljax.core.experiment import AtMost, Experiment, recipe
         1.95,
         source="nanoGPT's README reports 1.88 for 4 layers, width 128, context 64 after 2,000 steps of 12 sequences; with 0.07 of slack",
     ),
-    minutes=3,
+    minutes=2,
     data="tinyshakespeare",
 )
 def shakespeare_gpt(

@@ -97,10 +97,11 @@ def discounted_returns(
 
 def _discounted_sums(terms: Float[Array, "T"], decays: Float[Array, "T"], last: Float[Array, ""]) -> Float[Array, "T"]:
     """The recursion y_t = x_t + d_t y_{t+1} from behind."""
+    return lax.scan(_add_discounted, last, (terms, decays.astype(terms.dtype)), reverse=True)[1]
 
-    def one(after: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        term, decay = row
-        total = term + decay * after
-        return total, total
 
-    return lax.scan(one, last, (terms, decays.astype(terms.dtype)), reverse=True)[1]
+def _add_discounted(after: Float[Array, ""], row: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Not inside: a function that is the same at every call is compiled once, also without jit.
+    term, decay = row
+    total = term + decay * after
+    return total, total

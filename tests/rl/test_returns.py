@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dljax import rl
@@ -50,7 +50,7 @@ def test_the_next_episode_never_moves_an_earlier_advantage():
 
 @st.composite
 def trajectories(draw):
-    steps = draw(st.integers(1, 12))
+    steps = draw(st.sampled_from([1, 2, 9]))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     rewards, values = rng.normal(size=(2, steps)).astype(np.float32)
     terminated, truncated = rng.random((2, steps)) < 0.2
@@ -76,6 +76,7 @@ def monte_carlo(rewards, next_values, terminated, truncated, discount):
     return totals
 
 
+@settings(deadline=None, max_examples=50)
 @given(trajectories())
 def test_gae_with_lambda_one_is_the_monte_carlo_return_less_the_value(trajectory):
     rewards, values, next_values, terminated, truncated = trajectory
@@ -84,12 +85,14 @@ def test_gae_with_lambda_one_is_the_monte_carlo_return_less_the_value(trajectory
     np.testing.assert_allclose(rl.discounted_returns(rewards, next_values, terminated, truncated, 0.9), expected, rtol=1e-4, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=50)
 @given(trajectories())
 def test_gae_with_lambda_zero_is_the_one_step_error(trajectory):
     rewards, values, next_values, terminated, _ = trajectory
     np.testing.assert_allclose(rl.gae(*trajectory, 0.9, 0.0), rewards + 0.9 * (1 - terminated) * next_values - values, rtol=1e-5, atol=1e-5)
 
 
+@settings(deadline=None, max_examples=50)
 @given(trajectories(), st.floats(0, 1), st.floats(0, 1))
 def test_lambda_returns_are_advantages_plus_values(trajectory, discount, lambda_):
     rewards, values, next_values, terminated, truncated = trajectory

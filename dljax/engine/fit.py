@@ -226,6 +226,7 @@ class _Trainer:
         self.is_main = jax.process_index() == 0
         self.step = 0
         self.status, self.message = "done", ""
+        self.has_begun = False
         self.checkpoints: Checkpoints | None = None
         self.folder: RunFolder | None = None
         self.feed: Feed | None = None
@@ -265,6 +266,7 @@ class _Trainer:
         if self.progress is not None:
             self.progress.begin()
         self.trained = self.saved = time.perf_counter()
+        self.has_begun = True
         with interruptible() as interrupted, counted() as compilations:
             recompilations = 0
             for index, (begin, length) in enumerate(segments):
@@ -295,6 +297,9 @@ class _Trainer:
             }
             self.folder = RunFolder(self.out, identity, resume=self.resume)
             self.stack.callback(self.folder.close)
+            if self.folder.is_new:
+                self.folder.write_config()  # so that a run killed while it compiles can be resumed
+                self.stack.push(self._forget_false_start)
         self.checkpoints = Checkpoints(self.out / "checkpoints", keep=self.config.keep)
         self.stack.callback(self.checkpoints.close)
         found = self.checkpoints.latest() if self.resume else None
@@ -302,6 +307,10 @@ class _Trainer:
         if self.step > self.plan.steps:
             raise ValueError(f"fit: steps={self.plan.steps}, but {self.out} has been trained for {self.step} already; use at least {self.step}")
         return found
+
+    def _forget_false_start(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception) and self.folder is not None and not self.has_begun:
+            self.folder.forget()
 
     def _feed(self, found: Found | None, lengths: list[int]) -> Source:
         if isinstance(self.source, Source):

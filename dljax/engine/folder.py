@@ -20,7 +20,7 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolder:
-    """A run folder held by this process; until `write_config` nothing in it is changed.
+    """A run folder held by this process; until `write_config` nothing in it is changed. `is_new` says whether it held no run.
 
     Args:
       path: made where it does not exist.
@@ -52,6 +52,7 @@ class RunFolder:
 
     def _open(self, resume: bool) -> None:
         old = read_config(self.path)
+        self.is_new = old is None
         if old is None:
             self._config = {"format": FORMAT, **self._config}
             return
@@ -71,6 +72,10 @@ class RunFolder:
     def write_config(self) -> None:
         """Write `config.json` atomically, once all that could refuse the run has been asked."""
         write_json(self.path / CONFIG, {**self._config, "environment": environment()})
+
+    def forget(self) -> None:
+        """Take `config.json` of a new run away again, which never made a step."""
+        (self.path / CONFIG).unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Replace `result.json` atomically."""

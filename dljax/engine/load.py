@@ -13,6 +13,7 @@ from dljax.engine.fit import Run
 from dljax.engine.folder import RunFolderError, read_config, read_result
 from dljax.engine.host import stacked
 from dljax.engine.log import Record, of_member
+from dljax.engine.program import Loop
 
 
 def load(path: Path | str, experiment: Experiment | None = None, *, member: int | None = None) -> Run:
@@ -44,14 +45,16 @@ def load(path: Path | str, experiment: Experiment | None = None, *, member: int 
     source = experiment.source if isinstance(experiment.source, Source) else stacked(experiment.source.take(1))
     key = jax.eval_shape(jax.random.key, 0)
     carry = jax.eval_shape(lambda key, data: jax.tree.map(jnp.asarray, start(experiment.learner, source, key, data)[1:]), key, source.data)
+    result = read_result(path)
+    status = result.get("status", "interrupted") if result.get("step", -1) >= found.step else "interrupted"
     if member is None:
-        state, _ = read(found, _placed(carry))
+        state, _ = read(found, Loop(*_placed(carry)))
     else:
         state, _ = _member(found, carry, config["lanes"], len(members), member)
+        status = "nonfinite" if found.meta["host"]["status"][member] == "nonfinite" else status
     record = Record(path, found.step, ())
     history, evaluations = (columns if member is None else of_member(columns, member) for columns in map(record.arrays, ("metrics", "evaluation")))
-    result = read_result(path)
-    return Run(experiment.learner, state, found.step, result.get("status", "interrupted"), history, evaluations, result, path)
+    return Run(experiment.learner, state, found.step, status, history, evaluations, result, path)
 
 
 def _rebuilt(path: Path, recipe: Any, options: dict[str, Any]) -> Experiment:

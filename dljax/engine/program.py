@@ -143,6 +143,8 @@ class Program:
                 source = constrain_batches(source, self.parallel)
 
         def chunk(key: Key, step: Any, state: State, cursor: Cursor, data: Data) -> Any:
+            if self._stacked:
+                cursor = jnp.zeros_like(cursor)  # the data are this chunk's own batches
             with bind_axis("data" if self.per_device else None):
                 state, cursor, history = unroll(learner, source, length, every)(key, step, state, cursor, data)
             # An infinite sentinel in the state may be meant (a best loss so far); in the parameters it never is.

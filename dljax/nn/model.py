@@ -3,16 +3,13 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen
 
 from dljax.core import precision
 from dljax.core.contract import Key
-
-if TYPE_CHECKING:
-    from flax import nnx
 
 type_aliases = ("Variables",)
 
@@ -118,7 +115,7 @@ def _from_pair(init_params: Callable[..., Any], apply_params: Callable[..., Any]
     return Model(init, apply)
 
 
-def _from_nnx(build: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
+def _from_nnx(build: Callable[..., Any]) -> Model:
     from flax import nnx
 
     def parts(key: Key) -> tuple:

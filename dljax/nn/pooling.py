@@ -90,7 +90,7 @@ def _slide(combine: Callable[[Array, Array], Array], fill: Any, x: Array, window
     return x
 
 
-def _geometry(who: str, x: Array, window: Sequence[int], strides: Sequence[int] | None, padding: Pairs) -> tuple[tuple, tuple, tuple]:
+def _geometry(who: str, x: Array, window: Sequence[int], strides: Sequence[int] | None, padding: Pairs) -> tuple[tuple, tuple, Any]:
     window = tuple(check_int(who, "window_shape", size, minimum=1) for size in window)
     strides = (1,) * len(window) if strides is None else tuple(check_int(who, "strides", stride, minimum=1) for stride in strides)
     spatial = x.shape[-1 - len(window) : -1]

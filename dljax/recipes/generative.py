@@ -44,6 +44,7 @@ def ring_gan(
     from dljax.objectives.coverage import mode_coverage
 
     check_int("ring/gan", "width", width, minimum=1)
+    check_int("ring/gan", "batch_size", batch_size, minimum=1)
     check_range("ring/gan", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     ring, num_samples = gaussian_ring(), 10_000
 
@@ -131,10 +132,12 @@ def eight_gaussians_spline_flow(
     import optax
 
     from dljax import data
-    from dljax.core import Fold, Mean, check_range
+    from dljax.core import Fold, Mean, check_int, check_range
     from dljax.data.toy import eight_gaussians
     from dljax.generative.flows import act_norm, chain, flow, repeat, spline_coupling
 
+    check_int("eight-gaussians/spline-flow", "width", width, minimum=1)
+    check_int("eight-gaussians/spline-flow", "batch_size", batch_size, minimum=1)
     check_range("eight-gaussians/spline-flow", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     density = eight_gaussians()
     entropy, _ = density.entropy
@@ -160,7 +163,7 @@ def eight_gaussians_spline_flow(
         maps = {name: jnp.maximum(value, -12).reshape(_PIXELS, _PIXELS) for name, value in log_probs.items()}
         return {
             "samples": report.plot(_beside(samples, 4.5), "5,000 samples of the mixture and of the flow"),
-            "log density": report.plot(
+            "log-density": report.plot(
                 _maps(maps, extent), "Log-density in nats, cut off at -12; bridges between the modes are the price of a continuous map"
             ),
         }

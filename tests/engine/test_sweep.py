@@ -17,7 +17,7 @@ from dljax.engine.checkpoint import Checkpoints
 
 RATES = [0.02, 0.05, 0.1]
 SEEDS = 4
-CONFIG = FitConfig(every=5, chunk=10, evaluate_every=25, batch_size=16, checkpoint_every=10)
+CONFIG = FitConfig(every=5, chunk=10, evaluate_every=50, batch_size=16, checkpoint_every=10)
 
 
 def factory(learning_rate=0.1, momentum=0.9):
@@ -32,7 +32,7 @@ def go(steps=50, *, grid=None, batching="vmap", config=CONFIG, make=factory, **m
 @pytest.fixture(scope="module")
 def vmapped(tmp_path_factory):
     """Three learning rates times four seeds, with a folder; not to be changed."""
-    return go(config=FitConfig(**{**CONFIG.__dict__, "evaluate_every": 50}), out=tmp_path_factory.mktemp("sweep") / "run")
+    return go(out=tmp_path_factory.mktemp("sweep") / "run")
 
 
 def alone(member, steps=50, data=SOURCE, every=5):
@@ -202,9 +202,8 @@ def test_interrupted_sweep_resumes_to_the_same_bits(batching, tmp_path):
 
 
 def test_extended_sweep_equals_the_long_one(vmapped, tmp_path):
-    config = FitConfig(**{**CONFIG.__dict__, "evaluate_every": 50})
-    go(20, out=tmp_path, config=config)
-    longer = go(50, out=tmp_path, config=config, resume=True)
+    go(20, out=tmp_path)
+    longer = go(50, out=tmp_path, resume=True)
     for one, other in zip(vmapped.members, longer.members, strict=True):
         assert_same_bits(one.state, other.state)
         np.testing.assert_array_equal(one.history["loss"], other.history["loss"])
@@ -218,10 +217,10 @@ def test_sweep_is_extended_also_from_within_a_chunk(tmp_path):
 def test_saved_sweep_is_refused_where_it_does_not_fit(vmapped):
     with pytest.raises(RunFolderError, match="already holds a run"):
         go(out=vmapped.out)
-    with pytest.raises(RunFolderError, match="is another run .*members"):
-        go(grid={"learning_rate": [0.3]}, config=FitConfig(**{**CONFIG.__dict__, "evaluate_every": 50}), out=vmapped.out, resume=True)
-    with pytest.raises(ValueError, match="sweep: steps=20, but .* has been trained for 50 already; use at least 50"):
-        go(20, config=FitConfig(**{**CONFIG.__dict__, "evaluate_every": 50}), out=vmapped.out, resume=True)
+    with pytest.raises(RunFolderError, match=r"is another run .*members"):
+        go(grid={"learning_rate": [0.3]}, out=vmapped.out, resume=True)
+    with pytest.raises(ValueError, match=r"sweep: steps=20, but .* has been trained for 50 already; use at least 50"):
+        go(20, out=vmapped.out, resume=True)
     assert Checkpoints(vmapped.out / "checkpoints").latest().step == 50
     assert json.loads((vmapped.out / "config.json").read_text())["steps"] == 50
 

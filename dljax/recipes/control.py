@@ -45,7 +45,7 @@ def cartpole_ppo(
     decay = optax.linear_schedule(1.0, 0.0, steps * epochs * minibatches)
     # The rate multiplies the schedule's shape, so that it may be traced.
     optimizer = optax.adam(lambda step: learning_rate * decay(step), eps=1e-5)
-    learner = ppo(env, ActorCritic(env.action_space.num, (width, width)), optimizer, config)
+    learner = ppo(env, ActorCritic(2, (width, width)), optimizer, config)
 
     def figures(params, key):
         from dljax import report
@@ -72,7 +72,7 @@ def cartpole_ppo(
             "episode": report.animation(draw_cartpole(observation[::2], env.params), f"An episode of the greedy policy, {length} steps long", fps=25),
             "values": report.plot(
                 draw,
-                f"The value of the pole's angle and speed, the cart at rest in the middle; a pole that never falls is worth {1 / (1 - discount):.0f}. "
+                f"The value of the pole's angle and speed, the cart at rest in the middle; never to fall is worth {1 / (1 - discount):.0f}. "
                 "White: where that episode went",
             ),
         }

@@ -14,14 +14,14 @@ from dljax.engine import FitConfig, fit, sweep
 
 # A row for every recipe: options that make it small enough to try every way within seconds.
 SMALL = {
-    "cartpole/ppo": {"num_envs": 2, "horizon": 8},
-    "cora/gcn": {},
-    "digits/mlp": {},
-    "digits/vae": {"batch_size": 8},
-    "eight-gaussians/spline-flow": {"batch_size": 16, "layers": 2},
-    "fashion-mnist/cnn": {"batch_size": 4},
-    "ring/gan": {"batch_size": 16},
-    "shakespeare/gpt": {"batch_size": 2, "layers": 2},
+    "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
+    "cora/gcn": {"width": 4},
+    "digits/mlp": {"width": 16, "batch_size": 8},
+    "digits/vae": {"width": 16, "batch_size": 8},
+    "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
+    "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
+    "ring/gan": {"width": 16, "batch_size": 16},
+    "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
 }
 
 

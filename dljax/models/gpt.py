@@ -38,7 +38,7 @@ class GPT(linen.Module):
     Source: Radford et al. (2019), Language models are unsupervised multitask learners; normal deviations from section 2.3.
 
     >>> gpt = GPT(vocab_size=10, context=8, num_layers=2, num_heads=2, width=16)
-    >>> logits, variables = gpt.init_with_output(jax.random.key(0), jnp.zeros((3, 8), jnp.int32))
+    >>> logits, variables = jax.jit(gpt.init_with_output)(jax.random.key(0), jnp.zeros((3, 8), jnp.int32))
     >>> logits.shape, variables["params"]["blocks"]["up"]["kernel"].shape
     ((3, 8, 10), (2, 16, 64))
     """
@@ -107,7 +107,7 @@ def sampler(model: GPT) -> Callable[..., Int[Array, "B N"]]:
       ValueError: when called: an empty prompt, `num` < 1, `temperature` < 0.
 
     >>> gpt = GPT(vocab_size=10, context=4, num_layers=1, num_heads=1, width=8)
-    >>> variables = gpt.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    >>> variables = jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
     >>> sampler(gpt)(jax.random.key(1), variables, jnp.zeros((2, 3), jnp.int32), num=5).shape
     (2, 5)
     """
@@ -139,10 +139,10 @@ def sampler(model: GPT) -> Callable[..., Int[Array, "B N"]]:
 def attention_maps(model: GPT, params: Mapping[str, Any], tokens: Int[Array, "B T"]) -> Float[Array, "L B H T T"]:
     """The attention weights of every layer and head: how much position t (last but one axis) reads from position s (last axis).
 
-    >>> gpt = GPT(vocab_size=10, context=4, num_layers=3, num_heads=2, width=8)
+    >>> gpt = GPT(vocab_size=10, context=4, num_layers=1, num_heads=2, width=8)
     >>> tokens = jnp.zeros((1, 4), jnp.int32)
-    >>> attention_maps(gpt, gpt.init(jax.random.key(0), tokens), tokens).shape
-    (3, 1, 2, 4, 4)
+    >>> attention_maps(gpt, jax.jit(gpt.init)(jax.random.key(0), tokens), tokens).shape
+    (1, 1, 2, 4, 4)
     """
     _, sown = model.apply(params, tokens, mutable=["intermediates"])
     return sown["intermediates"]["blocks"]["attention"]["attention"][0]

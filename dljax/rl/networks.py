@@ -34,7 +34,7 @@ class ActorCritic(nn.Module):
     activation: Callable[[Array], Array] = nn.tanh
 
     @nn.compact
-    def __call__(self, observation: Float[Array, "B D"]) -> tuple[Float[Array, "B A"], Float[Array, "B"]]:
+    def __call__(self, observation: Float[Array, "*B D"]) -> tuple[Float[Array, "*B A"], Float[Array, "*B"]]:
         logits = self._mlp(observation, "actor", self.num_outputs, 0.01)
         value = self._mlp(observation, "critic", 1, 1.0)
         return logits, value[..., 0]

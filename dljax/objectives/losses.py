@@ -19,7 +19,8 @@ def cross_entropy(logits: Float[Array, "*B C"], labels: Shaped[Array, "*labels"]
 
     Args:
       logits: unnormalised log-probabilities of C classes.
-      labels: classes in [0, C). A label outside gives NaN, which the engine stops on: compiled code cannot raise an error.
+      labels: classes in [0, C). A label outside gives NaN, which the engine stops on: compiled code cannot raise an error. To be told
+        beforehand, and which row it is, call `dljax.data.check_labels`.
       label_smoothing: ε in [0, 1]; may be traced.
     Returns:
       One value >= 0 for each label.

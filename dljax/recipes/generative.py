@@ -52,7 +52,8 @@ def ring_gan(
         return linen.Sequential([linen.Dense(width), linen.tanh, linen.Dense(width), linen.tanh, linen.Dense(size)])
 
     def optimizer(updates):
-        return optax.adam(optax.cosine_decay_schedule(learning_rate, max(updates, 1)), b1=0, b2=0.9)
+        # Without momentum, a smaller eps would let rounding decide the direction in which weights of hardly any gradient move.
+        return optax.adam(optax.cosine_decay_schedule(learning_rate, max(updates, 1)), b1=0, b2=0.9, eps=1e-6)
 
     learner = gan(
         network(2),

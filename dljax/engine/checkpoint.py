@@ -8,6 +8,7 @@ one that was damaged later is recognised by its sums, and the one before it is u
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -73,8 +74,7 @@ class Checkpoints:
         meta = {"format": FORMAT, "step": step, "host": host, "leaves": described}
         partial = self.folder / f".partial-{step}"
         try:
-            import orbax.checkpoint as ocp
-
+            ocp = _import_orbax()
             if jax.process_index() == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 for old in self.folder.glob(".partial-*"):
@@ -194,8 +194,7 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
     Raises:
       CheckpointError: the structure is another; the message names the leaves.
     """
-    import orbax.checkpoint as ocp
-
+    ocp = _import_orbax()
     path, meta = found.path, found.meta
 
     targets, differences = {}, []
@@ -232,6 +231,18 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
         )
         leaves = spread_out(leaves)
     return with_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)
+
+
+def _import_orbax() -> Any:
+    """Orbax, imported where it is used, for it takes seconds; it is not to log the traceback of what is raised here anyhow."""
+    import orbax.checkpoint
+
+    logging.getLogger("absl").addFilter(_is_not_orbax)
+    return orbax.checkpoint
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
 
 
 def _one_copy(leaf: Any) -> Any:

@@ -362,11 +362,12 @@ def fill(folder, leave):
 
 
 @pytest.mark.parametrize("leave", [0, 12_000])
-def test_disk_that_fills_up_ends_the_run_with_its_reason_and_keeps_the_last_checkpoint(whole, disk, leave):
+def test_disk_that_fills_up_ends_the_run_with_its_reason_and_keeps_the_last_checkpoint(whole, disk, leave, caplog):
     folder, _ = disk
     out = folder / "run"
     with pytest.raises((CheckpointError, RunFolderError), match=r"No space left on device.*free space or choose a writable folder"):
         go(out, callbacks=[lambda snapshot: fill(folder, leave) if snapshot.step == 12 else None])
+    assert "Traceback" not in caplog.text
     kept = Checkpoints(out / "checkpoints").latest()
     assert kept is not None
     assert kept.step >= 4

@@ -159,8 +159,8 @@ def test_sweep_whose_members_all_fail_ends_early():
     result = go(100, grid={"limit": [3.0, 4.0]}, make=fragile, seeds=1)
     assert {member.status for member in result.members} == {"nonfinite"}
     assert result.result["groups"][0]["step"] == 10
-    with pytest.raises(ValueError, match="best: no combination of options has a finite error for every seed"):
-        result.best("error")
+    with pytest.raises(ValueError, match="best: no combination of options has a finite loss for every seed"):
+        result.best("loss")
 
 
 # Kept in a folder

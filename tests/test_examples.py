@@ -1,0 +1,24 @@
+"""Every example runs, with few steps. What they claim is in their first lines; the nightly script runs them whole."""
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+STEPS = {"ch02_own_learner": 20, "ch12_policy_gradient": 2048}
+
+
+@pytest.mark.rank_promotion
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_example_runs(path, monkeypatch):
+    monkeypatch.setitem(os.environ, "STEPS", str(STEPS.get(path.stem, 10)))
+    runpy.run_path(str(path), run_name="example")
+
+
+def test_example_of_the_readme_runs():
+    text = (EXAMPLES.parent / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    exec(compile(code, "README.md", "exec"), {})

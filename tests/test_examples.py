@@ -20,5 +20,5 @@ def test_example_runs(path, monkeypatch):
 def test_example_of_the_readme_runs():
     text = (EXAMPLES.parent / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    assert len([line for line in code.splitlines() if line.strip()]) <= 16
     exec(compile(code, "README.md", "exec"), {})

@@ -5,6 +5,7 @@ remembers, and the SHA-256 of every file. It is written under another name and r
 one that was damaged later is recognised by its sums, and the one before it is used.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -110,9 +111,11 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            if self._orbax is not None:
-                self._orbax.close()
-                self._orbax = None
+            orbax, self._orbax = self._orbax, None
+            if orbax is not None:
+                # Every save has ended by now; what Orbax notes late about one that failed goes to a folder that is gone.
+                with contextlib.suppress(OSError):
+                    orbax.close()
 
     def latest(self) -> Found | None:
         """The newest checkpoint whose files are all as they were written, None where there is none at all.

@@ -7,7 +7,7 @@ from dljax import recipes
 from dljax.cli import main
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def registered_recipes():
     before = dict(recipes.RECIPES)
     tiny_recipes.register()

@@ -20,7 +20,8 @@ import jax  # noqa: E402 (reads XLA_FLAGS)
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # they hold no doctests, and several modules of one name confuse pytest
+# They hold no doctests: several modules of one name confuse pytest, and what makes the golden files needs libraries that few have.
+collect_ignore_glob = ["conftest.py", "*/conftest.py", "golden/*"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook("dljax", "strict_types.checked")

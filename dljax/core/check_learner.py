@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dljax.core.contract import EMPTY, Batch, Key, Learner, Mean, Source, start
-from dljax.core.tree import named_leaves, path_name, without_keys
+from dljax.core.tree import is_key, named_leaves, path_name, without_keys
 from dljax.core.unroll import unroll
 
 
@@ -50,13 +50,16 @@ def check_learner(learner: Learner, source: Source = EMPTY, key: Key | None = No
 def _findings(learner: Learner, source: Source, key: Key, steps: int, tolerance: float) -> Iterator[str]:
     problem = None
     try:
-        run_key, state, cursor = start(learner, source, key)
+        with jax.debug_key_reuse(True):
+            run_key, state, cursor = start(learner, source, _fresh(key))
         _, batch = source.next(source.data, cursor)
         jax.eval_shape(learner.init, key, batch)
+    except jax.errors.KeyReuseError as error:
+        problem = f"init uses a random key twice ({_short(error)}); split it first"
     except Exception as error:
-        problem = error
+        problem = f"init fails: {_short(error)}"
     if problem is not None:
-        yield f"init fails: {_short(problem)}"
+        yield problem
         return
     not_arrays = [f"{name} is a {type(leaf).__name__}" for name, leaf in named_leaves(state) if not _is_array(leaf)]
     if not_arrays:
@@ -104,11 +107,6 @@ def _purity(name: str, function: Callable[..., Any], key: Key, *args: Any) -> It
         yield f"{name} leaks a traced value to the outside (a global, a list, an attribute): {_short(error)}"
     if _changes_arguments(function, key, args):
         yield f"{name} changes its arguments in place; return a new state instead"
-    try:
-        with jax.debug_key_reuse(True):
-            jax.jit(lambda *inputs: function(*inputs))(key, *args)
-    except jax.errors.KeyReuseError as error:
-        yield f"{name} uses a random key twice ({_short(error)}); split it first"
 
 
 def _changes_arguments(function: Callable[..., Any], key: Key, args: Any) -> bool:
@@ -151,29 +149,44 @@ def _ways(learner: Learner, source: Source, key: Key, state: Any, cursor: Any, s
     What rounding may make of a result is seen by nudging the state by a rounding error: much, where Adam's first step is the sign of a tiny gradient.
     """
 
-    def one(key: Key, step: Any, state: Any, cursor: Any) -> Any:
-        cursor, batch = source.next(source.data, cursor)
+    def one(key: Key, step: Any, state: Any, cursor: Any, data: Any = source.data) -> Any:
+        cursor, batch = source.next(data, cursor)
         state, metrics = learner.step(jax.random.fold_in(key, step), state, batch)
         return state, cursor, metrics
 
-    nudged = _nudged(state)
+    nudged, data = _nudged(state), source.data
     compiled = jax.jit(one)
-    jitted = compiled(key, 0, state, cursor)
-    yield from _compared("a second call", "the first with the same key", compiled(key, 0, state, cursor), jitted, jitted, 0.0)
-    yield from _compared("no jit", "jit", one(key, 0, state, cursor), jitted, compiled(key, 0, nudged, cursor), tolerance)
+    jitted = compiled(key, 0, state, cursor, data)
+    yield from _compared("a second call", "the first with the same key", compiled(key, 0, state, cursor, data), jitted, jitted, 0.0)
+    try:
+        with jax.debug_key_reuse(True):
+            unjitted = one(*(_fresh(tree) for tree in (key, 0, state, cursor)))
+        yield from _compared("no jit", "jit", unjitted, jitted, compiled(key, 0, nudged, cursor, data), tolerance)
+    except jax.errors.KeyReuseError as error:
+        yield f"step uses a random key twice ({_short(error)}); split it first"
 
-    looped = state, cursor
-    for step in range(steps):
-        *looped, _ = compiled(key, step, *looped)
-    run = jax.jit(unroll(learner, source, steps))
-    scanned = run(key, 0, state, cursor)[0]
-    yield from _compared("a loop", "scan", looped[0], scanned, run(key, 0, nudged, cursor)[0], tolerance)
+    def loop(key: Key) -> Any:
+        reached = state, cursor
+        for step in range(steps):
+            *reached, _ = compiled(key, step, *reached, data)
+        return tuple(reached)
 
-    keys = jax.random.split(key, 2)
-    single = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(compiled(each, 0, state, cursor) for each in keys))
-    vmapped = jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
-    mapped = vmapped(keys, 0, state, cursor)
-    yield from _compared("a loop", "vmap", single, mapped, vmapped(keys, 0, nudged, cursor), tolerance)
+    def scan(key: Key, *args: Any) -> Any:
+        return run(key, *args)[:2]
+
+    # Scanned and vmapped at once, for every program takes seconds to compile; which of the two it was is asked only where they differ.
+    run, keys = unroll(learner, source, steps), jax.random.split(key, 2)
+    looped = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(loop, keys))
+    mapped = jax.jit(jax.vmap(scan, in_axes=(0, None, None, None, None)))
+    if list(_compared("", "", looped, mapped(keys, 0, state, cursor, data), mapped(keys, 0, nudged, cursor, data), tolerance)):
+        scanned = jax.jit(lambda keys, *args: jax.lax.map(lambda key: scan(key, *args), keys))(keys, 0, state, cursor, data)
+        yield from _compared("a loop", "a scan", looped, scanned, scanned, 10 * tolerance)
+        yield from _compared("a scan", "vmap", scanned, mapped(keys, 0, state, cursor, data), mapped(keys, 0, nudged, cursor, data), tolerance)
+
+
+def _fresh(tree: Any) -> Any:
+    """The same with keys that nobody has used."""
+    return jax.tree.map(lambda leaf: jax.random.clone(leaf) if is_key(leaf) else leaf, tree)
 
 
 def _nudged(state: Any) -> Any:

@@ -155,10 +155,10 @@ def start(learner: Learner, source: Source, key: Key, data: Data | None = None) 
     >>> state["params"].shape
     (2,)
     """
-    init_key, source_key, _ = jax.random.split(key, 3)
+    init_key, source_key, step_key = jax.random.split(key, 3)
     cursor = source.init(source_key)
     _, batch = source.next(source.data if data is None else data, cursor)
-    return run_key(key), learner.init(init_key, batch), cursor
+    return step_key, learner.init(init_key, batch), cursor
 
 
 def run_key(key: Key) -> Key:

@@ -1,12 +1,15 @@
 """Parsers: from the bytes that upstream publishes to arrays. They trust nothing: sizes, ranges and pickled names are checked."""
 
 import csv
+import gzip
+import importlib.util
 import io
 import math
 import pickle
 import struct
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,10 +190,13 @@ def parse_digits(files: Mapping[str, bytes]) -> dict[str, Any]:
 
     The digits come writer by writer, so the test set is by writers that the training set has hardly seen.
     """
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x, y = x.astype(np.uint8).reshape(-1, 8, 8, 1), y.astype(np.int32)
+    # Not through sklearn.datasets: importing it takes longer than learning the digits.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise FileNotFoundError("digits: they come with scikit-learn, which is not installed; `pip install scikit-learn`")
+    packed = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz").read_bytes()
+    table = np.loadtxt(gzip.decompress(packed).decode().splitlines(), np.uint8, delimiter=",")
+    x, y = table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int32)
     return {"train": {"x": x[:-360], "y": y[:-360]}, "test": {"x": x[-360:], "y": y[-360:]}}
 
 

@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from dljax import data
 from dljax.data import fetch, parsers
@@ -78,6 +79,10 @@ def test_fashion_mnist_is_the_published_one():
 
 def test_digits_are_the_published_ones_with_the_last_360_for_the_test():
     digits = data.load("digits")
+    x, labels = load_digits(return_X_y=True)
+    for part, rows in {"train": slice(None, -360), "test": slice(-360, None)}.items():
+        np.testing.assert_array_equal(digits[part]["x"].reshape(-1, 64), x[rows])
+        np.testing.assert_array_equal(digits[part]["y"], labels[rows])
     y = np.concatenate([digits["train"]["y"], digits["test"]["y"]])
     assert np.bincount(y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert len(digits["test"]["y"]) == 360

@@ -173,10 +173,10 @@ class Program:
             return jax.jit(body, donate_argnums=donate)
         mesh = self.parallel.mesh
         same, stacked = PartitionSpec(), PartitionSpec("data")
-        if self.parallel.mode == "pmap":
+        if self.parallel.mode == "pmap" and jax.process_count() == 1:
             devices = list(mesh.devices.flat)
             return jax.pmap(body, axis_name="data", in_axes=(None, None, 0, 0, None), devices=devices, donate_argnums=donate)
-        if self.parallel.mode == "shard_map":
+        if self.per_device:  # pmap among several processes too: there it knows only arrays of one process, and cannot be lowered ahead
 
             def local(key: Key, step: Any, state: State, cursor: Cursor, data: Data) -> Any:
                 state, cursor = jax.tree.map(lambda x: x[0], (state, cursor))

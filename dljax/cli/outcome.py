@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,13 @@ def last_values(reached: "Reached", measurements: Mapping[str, float] | None = N
     return values | dict(measurements or {})
 
 
-def finish(recipe: "Recipe", experiment: "Experiment", run: "Run", seed: int) -> dict[str, float]:
+def finish(
+    recipe: "Recipe", experiment: "Experiment", run: "Run", seed: int, tell: Callable[[dict[str, float]], None] | None = None
+) -> dict[str, float]:
     """Measure, draw and report a run in its folder; what could be done is kept where a part of it fails.
 
+    Args:
+      tell: called with the final values as soon as they are known: drawing takes longer than a short run.
     Returns:
       The final values.
     """
@@ -49,6 +53,8 @@ def finish(recipe: "Recipe", experiment: "Experiment", run: "Run", seed: int) ->
     try:
         measurements = measured(experiment, run, seed)
         merge_result(run.out, {"measured": measurements})
+        if tell is not None:
+            tell(last_values(run, measurements))
         _draw(experiment, run, run.out, seed)
     finally:
         _report(run.out)

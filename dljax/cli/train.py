@@ -100,11 +100,15 @@ def run_one(recipe: "Recipe", experiment: "Experiment", seed: int, out: Path, la
         failure, run = error, error.run
     if before.get("status") == "done" and before.get("step") == run.step:
         merge_result(out, before)  # nothing was left to train: the figures of speed are those of the first time
-    values = finish(recipe, experiment if run.status in ("done", "stopped") else without_extras(experiment), run, seed)
+
+    def tell(values: dict[str, float]) -> None:
+        if failure is None and not launch.quiet:
+            print(summary(recipe, [values], run.step, run.result), flush=True)
+
+    finish(recipe, experiment if run.status in ("done", "stopped") else without_extras(experiment), run, seed, tell)
     if failure is not None:
         raise FloatingPointError(f"{failure}. Everything up to there is in {out}") from failure
     if not launch.quiet:
-        print(summary(recipe, [values], run.step, run.result))
         print(f"report: {out / 'report.html'}")
     if run.status == "interrupted":
         print(f"interrupted at step {run.step} and saved; `dljax resume {out}` goes on", flush=True)

@@ -17,15 +17,15 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     data="digits",
 )
 def digits_mlp(
-    width: int = 512,
+    width: int = 256,
     dropout_rate: float = 0.1,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 5e-3,
     weight_decay: float = 1e-2,
     shift: float = 0.7,
     rotation: float = 0.2,
     distortion: float = 0.2,
     batch_size: int = 64,
-    steps: int = 2000,
+    steps: int = 1000,
 ) -> Experiment:
     """Two hidden layers on 8 x 8 pictures of digits, turned and shifted at random: the quick look, without a download.
 

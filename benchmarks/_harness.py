@@ -11,7 +11,7 @@ A benchmark script says what its tasks are and calls `main`:
         main([Task("mlp", "steps/s", {"dljax": ours, "PyTorch: eager": eager, "PyTorch: compiled": compiled}, prepare=prepare, chunk=100)])
 
 The part of a contestant's name before a colon is its group; the best of a group counts. A contestant whose import fails is left out with a note.
-What a contestant says of itself goes beside `run`: `return run, {"flops": operations of a step, "note": "two devices"}`.
+What a contestant says of itself goes beside `run`: `return run, {"note": "two devices"}`.
 
 A task is measured in three parts. *Check*: each contestant makes two chunks of steps from the same beginning; the losses must agree with dljax's,
 and the first chunk's excess over the second is its compile time. *Race*: rounds of about the same time each, contestants in turn, with a probe of the
@@ -71,20 +71,24 @@ Run = Callable[[int], Sequence[float] | None]
 Build = Callable[[Work], Run | tuple[Run, Tree]]
 
 
+class CannotRunError(Exception):
+    """Why a contestant cannot take part here."""
+
+
 @dataclass(frozen=True)
 class Contestant:
     """A contestant that is more than a function.
 
     Attributes:
       build: `work -> run`, or `(run, what it says of itself)`.
-      env: further environment variables of its process; None where it cannot take part, for the reason in `note`.
+      env: `folder -> further environment variables` of its process; `CannotRunError` where it cannot take part. What it makes goes into the folder.
       quick: whether it takes part in quick runs.
       first: whether its time to the first result is measured.
       note: a word for the results.
     """
 
     build: Build
-    env: Mapping[str, str] | None = field(default_factory=dict)
+    env: Callable[[Path], Mapping[str, str]] | None = None
     quick: bool = True
     first: bool = False
     note: str = ""
@@ -99,28 +103,36 @@ class Task:
       unit: what is counted, such as "steps/s"; more is better.
       contestants: name -> `build` or a `Contestant`; "dljax" is ours.
       prepare: `work -> arrays` for all, run once in a process of its own.
+      flops: `work -> operations of one step`, asked after `prepare`; for the share of the peak.
       chunk: steps are asked for in multiples of it, so that a scan is compiled once.
       per_step: units in one step.
       tolerance: the largest relative difference of a chunk's loss to ours.
       options: for the functions to read.
+      small: those that differ where the sizes of an accelerator are tried out on a CPU.
     """
 
     name: str
     unit: str
     contestants: Mapping[str, Build | Contestant]
     prepare: Callable[[Work], Tree] | None = None
+    flops: Callable[[Work], float] | None = None
     chunk: int = 1
     per_step: float = 1
     tolerance: float = 1e-3
     options: Tree = field(default_factory=dict)
+    small: Tree = field(default_factory=dict)
 
     def contestant(self, name: str) -> Contestant:
         found = self.contestants[name]
         return found if isinstance(found, Contestant) else Contestant(found)
 
 
-def main(tasks: Sequence[Task]) -> None:
-    """The script's command line, for `dljax bench` and for its own workers."""
+def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None) -> None:
+    """The script's command line, for `dljax bench` and for its own workers.
+
+    Args:
+      gpu: the tasks for `--device gpu`; the same by default.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="tasks; all by default")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -129,7 +141,7 @@ def main(tasks: Sequence[Task]) -> None:
     parser.add_argument("--since", default="", help="skip tasks that the results hold from this time on (2026-01-31T12:00:00)")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    by_name = {task.name: task for task in tasks}
+    by_name = {task.name: task for task in (tasks if gpu is None or options.device == "cpu" else gpu)}
     if options.worker:
         name, contestant, work = options.worker
         _serve(by_name[name], contestant, work)
@@ -146,11 +158,16 @@ def main(tasks: Sequence[Task]) -> None:
 
 
 class Bench:
-    """A run of one script: it starts the workers, measures, and keeps the results."""
+    """A run of one script: it starts the workers, measures, and keeps the results.
+
+    `ROUNDS` and `SECONDS` say how many rounds a run has, at most, and how long they are; the second number is for quick runs.
+    """
+
+    ROUNDS, SECONDS = (7, 3), (3.0, 0.5)
 
     def __init__(self, script: Path, quick: bool, device: str) -> None:
         self.script, self.quick, self.device = script, quick, device
-        self.rounds, self.seconds = (3, 0.5) if quick else (7, 3.0)
+        self.rounds, self.seconds = self.ROUNDS[quick], self.SECONDS[quick]
         suffix = ("-gpu" if device == "gpu" else "") + ("-quick" if quick else "")
         self.path = script.parent / "results" / f"{script.stem}{suffix}.json"
 
@@ -186,20 +203,20 @@ class Bench:
         probe, found = Probe(), {}
         names = [name for name in task.contestants if not self.quick or task.contestant(name).quick]
         path = self.folder / f"{task.name.replace('/', '-')}.npz"
-        if task.prepare is not None:
-            with self._worker(task, "", path) as worker:
-                said = worker.hear()
-            if said:
-                _note(f"{task.name}: could not be prepared: {said}")
-                return {"date": _now(), "unit": task.unit, "whole": False, "contestants": {}, "rows": []} | said
+        with self._worker(task, "", path) as worker:
+            said = worker.hear()
+        flops = said.pop("flops", None)
+        if said:
+            _note(f"{task.name}: could not be prepared: {said}")
+            return {"date": _now(), "unit": task.unit, "whole": False, "contestants": {}, "rows": []} | said
         firsts = {} if self.quick else self._first_results(task, [name for name in names if task.contestant(name).first], path)
         workers: dict[str, Worker] = {}
         try:
             for name in names:
-                if task.contestant(name).env is None:
-                    found[name] = {"left_out": task.contestant(name).note}
-                else:
+                try:
                     workers[name] = self._worker(task, name, path)
+                except CannotRunError as reason:
+                    found[name] = {"left_out": str(reason)}
             for name in list(workers):
                 said = self._tried(name, workers, found, Worker.hear)
                 if name in workers:
@@ -225,7 +242,8 @@ class Bench:
             "whole": whole,
             "probe": disturbance,
             "contestants": found,
-            "rows": self._rows(task, found, peak, disturbance["disturbed"]),
+            "flops": flops,
+            "rows": self._rows(task, found, flops, peak, disturbance["disturbed"]),
         }
 
     # The three parts
@@ -280,25 +298,25 @@ class Bench:
     def _first_results(self, task: Task, names: Sequence[str], path: Path) -> dict[str, dict[str, float]]:
         seconds: dict[str, dict[str, float]] = {}
         for name in names:
-            if task.contestant(name).env is None:
-                continue
+            taken: list[float] = []
             with tempfile.TemporaryDirectory(dir=self.folder) as cache:
-                taken = []
-                for _ in range(4):
+                while len(taken) < 4:
                     begin = time.perf_counter()
-                    with self._worker(task, name, path, Path(cache)) as worker:
-                        if "error" in worker.hear() or "error" in worker.ask(steps=task.chunk):
-                            break
-                        taken.append(time.perf_counter() - begin)
+                    try:
+                        with self._worker(task, name, path, Path(cache)) as worker:
+                            if {"error", "left_out"} & (worker.hear() | worker.ask(steps=task.chunk)).keys():
+                                break
+                            taken.append(time.perf_counter() - begin)
+                    except CannotRunError:
+                        break
             if len(taken) == 4:
                 seconds[name] = {"cold": taken[0], "warm": statistics.median(taken[1:])}
         return seconds
 
     # Helpers
 
-    def _rows(self, task: Task, found: dict[str, Any], peak: float, disturbed: bool) -> list[dict[str, Any]]:
+    def _rows(self, task: Task, found: dict[str, Any], flops: float | None, peak: float, disturbed: bool) -> list[dict[str, Any]]:
         ours = found.get(OURS, {})
-        flops = next((result["flops"] for result in found.values() if "flops" in result), None)
         share = None if flops is None or "rate" not in ours else flops * ours["rate"] / task.per_step / peak
         row = {"name": f"{self.script.stem}/{task.name}", "peak_share": share, "disturbed": disturbed}
         rows = []
@@ -331,8 +349,10 @@ class Bench:
 
     def _worker(self, task: Task, name: str, path: Path, cache: Path | None = None) -> "Worker":
         work = {"chunk": task.chunk, "size": self.size, "quick": self.quick, "path": str(path)}
-        env = self._env(cache or self.folder / "cache") | (dict(task.contestant(name).env or {}) if name else {})
-        return Worker([sys.executable, str(self.script), "--worker", task.name, name, json.dumps(work)], env, self.folder / "stderr.txt")
+        further = task.contestant(name).env if name else None
+        env = self._env(cache or self.folder / "cache") | (dict(further(self.folder)) if further else {})
+        told = ["--device", self.device, "--worker", task.name, name, json.dumps(work)]
+        return Worker([sys.executable, str(self.script), *told], env, self.folder / "stderr.txt")
 
     def _env(self, cache: Path) -> dict[str, str]:
         """One cache of compiled programs for everybody, and no more of the device's memory than is used."""
@@ -415,13 +435,14 @@ def _serve(task: Task, name: str, work: str) -> None:
         print(json.dumps(message), file=channel, flush=True)
 
     told = json.loads(work)
-    told = Work(**(told | {"path": Path(told["path"])}), threads=available_cores(), options=task.options)
+    options = {**task.options, **(task.small if told["size"] == "small" else {})}
+    told = Work(**(told | {"path": Path(told["path"])}), threads=available_cores(), options=options)
     try:
         begin = time.perf_counter()
         if not name:
-            assert task.prepare is not None
-            np.savez(told.path, **flat(task.prepare(told)))
-            say()
+            if task.prepare is not None:
+                np.savez(told.path, **_flat(task.prepare(told)))
+            say(**({} if task.flops is None else {"flops": float(task.flops(told))}))
             return
         built = task.contestant(name).build(told)
         run, facts = built if isinstance(built, tuple) else (built, {})
@@ -439,11 +460,11 @@ def _serve(task: Task, name: str, work: str) -> None:
         say(error=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}")
 
 
-def flat(tree: Tree, prefix: str = "") -> dict[str, np.ndarray]:
+def _flat(tree: Tree, prefix: str = "") -> dict[str, np.ndarray]:
     """Nested dicts of arrays as one, names joined by slashes."""
     found: dict[str, np.ndarray] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: np.asarray(value)}
+        found |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: np.asarray(value)}
     return found
 
 

@@ -35,6 +35,64 @@ class CNN(linen.Module):
         return linen.Dense(10)(x)
 
 
+class ResNet(linen.Module):
+    """Basic blocks behind a 3×3 stem as on CIFAR, or bottlenecks behind the 7×7 stem as on ImageNet; projections where shapes change."""
+
+    stages: tuple[int, ...]
+    width: int
+    is_bottleneck: bool = False
+    dtype: Any = jnp.float32
+
+    @linen.compact
+    def __call__(self, x):
+        conv = partial(linen.Conv, use_bias=False, dtype=self.dtype)
+        norm = partial(linen.BatchNorm, use_running_average=False, momentum=0.9, dtype=self.dtype)
+        x = (x.astype(jnp.float32) / 255).astype(self.dtype)
+        if self.is_bottleneck:
+            x = linen.relu(norm()(conv(self.width, (7, 7), 2, padding=3)(x)))
+            x = linen.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        else:
+            x = linen.relu(norm()(conv(self.width, (3, 3), padding=1)(x)))
+        for stage, blocks in enumerate(self.stages):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = _Block(self.width * 2**stage, stride, self.is_bottleneck, conv, norm)(x)
+        return linen.Dense(10, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+
+
+class _Block(linen.Module):
+    width: int
+    stride: int
+    is_bottleneck: bool
+    conv: Any
+    norm: Any
+
+    @linen.compact
+    def __call__(self, x):
+        y, out = x, self.width * (4 if self.is_bottleneck else 1)
+        if self.is_bottleneck:
+            y = linen.relu(self.norm()(self.conv(self.width, (1, 1))(y)))
+            y = linen.relu(self.norm()(self.conv(self.width, (3, 3), self.stride, padding=1)(y)))
+            y = self.norm()(self.conv(out, (1, 1))(y))
+        else:
+            y = linen.relu(self.norm()(self.conv(out, (3, 3), self.stride, padding=1)(y)))
+            y = self.norm()(self.conv(out, (3, 3), padding=1)(y))
+        if x.shape != y.shape:
+            x = self.norm()(self.conv(out, (1, 1), self.stride)(x))
+        return linen.relu(x + y)
+
+
+class LSTM(linen.Module):
+    vocab_size: int
+    width: int
+
+    @linen.compact
+    def __call__(self, tokens):
+        h = linen.Embed(self.vocab_size, self.width, name="embed")(tokens)
+        h = linen.RNN(linen.OptimizedLSTMCell(self.width), name="rnn")(h)
+        return linen.Dense(self.vocab_size, name="head")(h)
+
+
 class GPT(linen.Module):
     vocab_size: int
     num_layers: int
@@ -90,14 +148,20 @@ def gpt_weights(ours: dict[str, Any], num_heads: int) -> dict[str, Any]:
 def model_and_weights(work):
     """The task's model and the initial variables."""
     arrays, options = work.arrays(), work.options
+    dtype = jnp.dtype(options.get("precision", "float32"))
     match options["model"]:
         case "mlp":
             return MLP(options["widths"]), arrays["variables"]
         case "cnn":
             return CNN(options["widths"], options["hidden"]), arrays["variables"]
         case "gpt":
-            model = GPT(arrays["variables"]["params"]["embed"]["embedding"].shape[0], options["num_layers"], options["num_heads"], options["width"])
+            vocab_size = len(arrays["variables"]["params"]["embed"]["embedding"])
+            model = GPT(vocab_size, options["num_layers"], options["num_heads"], options["width"], dtype)
             return model, {"params": gpt_weights(arrays["variables"]["params"], options["num_heads"])}
+        case "resnet":
+            return ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), dtype), arrays["variables"]
+        case "lstm":
+            return LSTM(len(arrays["variables"]["params"]["embed"]["embedding"]), options["width"]), arrays["variables"]
         case "gcn":
             return GCN(options["width"]), arrays["variables"]
 
@@ -109,9 +173,13 @@ def problem(work):
     rest = {name: value for name, value in variables.items() if name != "params"}
     optimizer = optax.adam(work.options["learning_rate"])
 
+    scale = work.options.get("scale", 1)
+
     def step(state, batch):
+        x = enlarged(batch["x"], scale) if scale > 1 else batch["x"]
+
         def objective(params):
-            logits, updated = model.apply({"params": params, **state[1]}, batch["x"], mutable=list(rest))
+            logits, updated = model.apply({"params": params, **state[1]}, x, mutable=list(rest))
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
             if "mask" in batch:
                 return jnp.sum(losses * batch["mask"]) / jnp.sum(batch["mask"]), updated
@@ -125,31 +193,27 @@ def problem(work):
 
 
 def batches(work):
-    """`[S, ...]` batches on the host; for a graph the one there is."""
+    """The batches on the device, one after another; for a graph the one there is."""
     arrays = work.arrays()
-    if work.options["model"] != "gcn":
-        return arrays["batches"]
-    x = arrays["graph"]
-    graph = jraph.GraphsTuple(
-        x["nodes"], None, x["senders"], x["receivers"], None, np.array([len(x["nodes"])], np.int32), np.array([len(x["senders"])], np.int32)
-    )
-    return {"x": graph, "y": arrays["y"], "mask": arrays["mask"]}
+    if "graph" not in arrays:
+        stored = arrays["batches"]
+        return [jax.device_put({name: value[number] for name, value in stored.items()}) for number in range(len(stored["y"]))]
+    nodes, senders, receivers = (arrays["graph"][name] for name in ("nodes", "senders", "receivers"))
+    graph = jraph.GraphsTuple(nodes, None, senders, receivers, None, np.array([len(nodes)], np.int32), np.array([len(senders)], np.int32))
+    return [jax.device_put({"x": graph, "y": arrays["y"], "mask": arrays["mask"]})]
 
 
 def per_step(work):
     """One jitted call for each batch."""
     state, step, stored = problem(work)
     step = jax.jit(step, donate_argnums=0)
-    is_graph = work.options["model"] == "gcn"
-    stored = jax.device_put(stored) if is_graph else stored
     done = 0
 
     def run(steps):
         nonlocal state, done
         losses = []
         for _ in range(steps):
-            batch = stored if is_graph else {name: value[done % len(value)] for name, value in stored.items()}
-            state, loss = step(state, batch)
+            state, loss = step(state, stored[done % len(stored)])
             losses.append(loss)
             done += 1
         return chunk_means(jax.device_get(losses), work.chunk)
@@ -158,30 +222,25 @@ def per_step(work):
 
 
 def scanned(work):
-    """The same step inside `lax.scan`, as anybody would write it first."""
+    """The same step inside `lax.scan` over a chunk of stacked batches, as anybody would write it first."""
     state, step, stored = problem(work)
-    is_graph = work.options["model"] == "gcn"
+    if len(stored) > 1:
+        chunks = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *stored[begin : begin + work.chunk]) for begin in range(0, len(stored), work.chunk)]
+    done = 0
 
     @partial(jax.jit, donate_argnums=0)
     def chunk(state, data):
-        if is_graph:
-            return jax.lax.scan(lambda state, _: step(state, data), state, None, length=work.chunk)
-        return jax.lax.scan(step, state, data)
-
-    stored = jax.device_put(stored) if is_graph else stored
-    done = 0
+        if len(stored) > 1:
+            return jax.lax.scan(step, state, data)
+        return jax.lax.scan(lambda state, _: step(state, data), state, None, length=work.chunk)
 
     def run(steps):
         nonlocal state, done
         losses = []
         for _ in range(steps // work.chunk):
-            data = stored
-            if not is_graph:
-                begin = done % len(stored["y"])
-                data = {name: value[begin : begin + work.chunk] for name, value in stored.items()}
-            state, more = chunk(state, data)
+            state, more = chunk(state, chunks[done % len(chunks)] if len(stored) > 1 else stored[0])
             losses.append(more)
-            done += work.chunk
+            done += 1
         return chunk_means(np.concatenate(jax.device_get(losses)), work.chunk)
 
     return run
@@ -190,8 +249,12 @@ def scanned(work):
 def flops(work):
     """Operations of one step by XLA's own count, outside any loop."""
     state, step, stored = problem(work)
-    batch = stored if work.options["model"] == "gcn" else {name: value[0] for name, value in stored.items()}
-    return jax.jit(step).lower(state, batch).cost_analysis()["flops"]
+    return jax.jit(step).lower(state, stored[0]).cost_analysis()["flops"]
+
+
+def enlarged(pictures, scale):
+    """Pictures of one channel as colour pictures, each pixel a square of `scale` times `scale`."""
+    return jnp.repeat(jnp.repeat(jnp.repeat(pictures, scale, 1), scale, 2), 3, 3)
 
 
 def chunk_means(losses, chunk):

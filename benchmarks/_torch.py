@@ -41,6 +41,50 @@ def cnn(widths, hidden):
     return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(side * side * widths[-1], hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
+def resnet(stages, width, is_bottleneck=False):
+    from torch import nn
+
+    def conv(a, b, size, stride=1):
+        return nn.Conv2d(a, b, size, stride, size // 2, bias=False), nn.BatchNorm2d(b)
+
+    class Block(nn.Module):
+        def __init__(self, a, width, stride):
+            super().__init__()
+            out = width * (4 if is_bottleneck else 1)
+            parts = [(a, width, 1), (width, width, 3, stride), (width, out, 1)] if is_bottleneck else [(a, out, 3, stride), (out, out, 3)]
+            layers = [layer for part in parts for layer in (*conv(*part), nn.ReLU())]
+            self.branch = nn.Sequential(*layers[:-1])
+            self.shortcut = nn.Sequential(*conv(a, out, 1, stride)) if stride > 1 or a != out else nn.Identity()
+
+        def forward(self, x):
+            return (self.shortcut(x) + self.branch(x)).relu()
+
+    stem = [*conv(3, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)] if is_bottleneck else [*conv(1, width, 3), nn.ReLU()]
+    blocks, channels = [], width
+    for stage, number in enumerate(stages):
+        for block in range(number):
+            blocks.append(Block(channels, width * 2**stage, 2 if stage > 0 and block == 0 else 1))
+            channels = width * 2**stage * (4 if is_bottleneck else 1)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def lstm(vocab_size, width):
+    from torch import nn
+
+    class LSTM(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size)
+            self.rnn = nn.LSTM(width, width, batch_first=True)
+            # One bias a gate, as everybody else: with both, Adam would move their sum twice as far.
+            self.rnn.bias_ih_l0.requires_grad_(False).zero_()
+
+        def forward(self, tokens):
+            return self.head(self.rnn(self.embed(tokens))[0])
+
+    return LSTM()
+
+
 def gpt(vocab_size, context, num_layers, num_heads, width):
     import torch
     from torch import nn
@@ -107,8 +151,23 @@ def model_with_weights(work):
         for layer, weights in zip(layers, [params[name] for name in sorted(params)], strict=True):
             load(layer, **weights)
         return model
-    vocab_size, context = len(params["embed"]["embedding"]), len(params["positions"])
-    model = gpt(vocab_size, context, options["num_layers"], options["num_heads"], options["width"])
+    if options["model"] == "resnet":
+        model = resnet(options["stages"], options["width"], options.get("is_bottleneck", False))
+        layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
+        for layer, weights in zip(layers, _in_order(params), strict=True):
+            load(layer, weights.get("kernel", weights.get("scale")), weights.get("bias"))
+        return model
+    vocab_size = len(params["embed"]["embedding"])
+    if options["model"] == "lstm":
+        model, cell = lstm(vocab_size, options["width"]), params["rnn"]["cell"]
+        load(model.embed, params["embed"]["embedding"])
+        load(model.head, **params["head"])
+        with torch.no_grad():
+            model.rnn.weight_ih_l0.copy_(torch.tensor(np.concatenate([cell[f"i{gate}"]["kernel"] for gate in "ifgo"], 1).T))
+            model.rnn.weight_hh_l0.copy_(torch.tensor(np.concatenate([cell[f"h{gate}"]["kernel"] for gate in "ifgo"], 1).T))
+            model.rnn.bias_hh_l0.copy_(torch.tensor(np.concatenate([cell[f"h{gate}"]["bias"] for gate in "ifgo"])))
+        return model
+    model = gpt(vocab_size, len(params["positions"]), options["num_layers"], options["num_heads"], options["width"])
     load(model.embed, params["embed"]["embedding"])
     load(model.norm, params["norm"]["scale"], params["norm"]["bias"])
     with torch.no_grad():
@@ -138,6 +197,7 @@ def trained(*, channels_last=False, fused=True, compiled=False):
         if channels_last:
             model = model.to(memory_format=layout)
         optimizer = torch.optim.Adam(model.parameters(), work.options["learning_rate"], fused=fused)
+        scale, is_half = work.options.get("scale", 1), work.options.get("precision") == "bfloat16"
         stored = work.arrays()["batches"]
         x, y = torch.tensor(stored["x"]).to(device), torch.tensor(stored["y"]).long().to(device)
         is_picture = x.dtype == torch.uint8
@@ -146,8 +206,12 @@ def trained(*, channels_last=False, fused=True, compiled=False):
 
         def objective(x, y):
             if is_picture:
+                if scale > 1:
+                    x = x.repeat_interleave(scale, 2).repeat_interleave(scale, 3).expand(-1, 3, -1, -1)
                 x = (x.float() / 255).contiguous(memory_format=layout)
-            return functional.cross_entropy(model(x).flatten(0, -2), y.flatten())
+            with torch.autocast(device.type, torch.bfloat16, is_half):
+                logits = model(x)
+            return functional.cross_entropy(logits.float().flatten(0, -2), y.flatten())
 
         objective = torch.compile(objective) if compiled else objective
         return loop(work, optimizer, objective, lambda number: (x[number % len(x)], y[number % len(y)]))
@@ -228,3 +292,17 @@ def graph_tensors(work):
     edges = torch.tensor(np.stack([graph["senders"], graph["receivers"]])).long()
     weights = [arrays["variables"]["params"][f"layers_{layer}"]["kernel"] for layer in range(2)]
     return torch.tensor(graph["nodes"]), edges, torch.tensor(arrays["y"]).long(), torch.tensor(arrays["mask"] > 0), weights
+
+
+def _in_order(params):
+    """The layers of a linen ResNet in the order of execution: stem, blocks, head; of a block its shortcut last."""
+
+    def place(name):
+        kind, _, number = name.rpartition("_")
+        return {"Conv": 0, "BatchNorm": 0, "Block": 1, "Dense": 2}[kind.lstrip("_")], int(number), kind == "BatchNorm"
+
+    for name in sorted(params, key=place):
+        if "Block" in name:
+            yield from _in_order(params[name])
+        else:
+            yield params[name]

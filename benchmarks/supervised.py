@@ -36,26 +36,43 @@ def problem(work: Work):
     from dljax.supervised import supervised
 
     options = work.options
+    augment = None
+    match options["data"]:
+        case "pictures":
+            pictures, labels = data.load("fashion-mnist")["train"].values()
+            rim = options.get("padded", 0)
+            pictures = np.pad(pictures, ((0, 0), (rim, rim), (rim, rim), (0, 0))) if rim else pictures
+            source = data.shuffled({"x": pictures, "y": labels}, options["batch_size"])
+            if options.get("scale", 1) > 1:
+                augment = _enlarged(options["scale"])
+        case "text":
+            text = data.load("tinyshakespeare")
+            source = data.windows(text["train"]["tokens"], options["context"], options["batch_size"])
+            vocab_size = options.get("vocab_size", len(text["vocabulary"]))
+        case "graph":
+            cora = data.load("cora")
+            words = cora["x"] / np.maximum(cora["x"].sum(1, keepdims=True), 1)
+            graph = single_graph(sparse_rows(words), cora["senders"], cora["receivers"])
+            source = data.repeat({"x": graph, "y": cora["y"], "mask": cora["train_mask"].astype(np.float32)})
     match options["model"]:
         case "mlp":
             model = MLP(10, options["widths"])
         case "cnn":
             model = CNN(10, options["widths"], options["hidden"])
         case "gpt":
-            text = data.load("tinyshakespeare")
-            model = GPT(len(text["vocabulary"]), options["context"], options["num_layers"], options["num_heads"], options["width"])
+            model = GPT(vocab_size, options["context"], options["num_layers"], options["num_heads"], options["width"])
         case "gcn":
             model = GCN(7, options["width"], dropout_rate=0.0, is_sorted=True)
-    if options["data"] == "pictures":
-        source = data.shuffled(data.load("fashion-mnist")["train"], options["batch_size"])
-    elif options["data"] == "text":
-        source = data.windows(text["train"]["tokens"], options["context"], options["batch_size"])
-    else:
-        cora = data.load("cora")
-        words = cora["x"] / np.maximum(cora["x"].sum(1, keepdims=True), 1)
-        graph = single_graph(sparse_rows(words), cora["senders"], cora["receivers"])
-        source = data.repeat({"x": graph, "y": cora["y"], "mask": cora["train_mask"].astype(np.float32)})
-    return supervised(model, cross_entropy, optax.adam(options["learning_rate"])), source
+    return supervised(model, cross_entropy, optax.adam(options["learning_rate"]), augment=augment), source
+
+
+def _enlarged(scale):
+    def augment(key, batch):
+        import _linen
+
+        return batch | {"x": _linen.enlarged(batch["x"], scale)}
+
+    return augment
 
 
 def prepare(work: Work):
@@ -103,7 +120,7 @@ def ours(work: Work):
     Launch().start()
     learner, source = problem(work)
     parallel = choose(learner, source)
-    program = Program(learner, source, every=work.chunk, parallel=parallel)
+    program = Program(learner, source, every=work.chunk, parallel=parallel, precision=work.options.get("precision"))
     key = replicate(jax.random.key(0), parallel)
     loop, done = program.start(key), 0
     key = run_key(key)
@@ -138,7 +155,7 @@ def keras(work: Work):
     return _keras.trained(work)
 
 
-def task(name: str, chunk: int, *, quick_torch: str, torch=TORCH, scanned_is_quick=False, has_keras=False, **options) -> Task:
+def task(name, chunk, *, quick_torch, torch=TORCH, scanned_is_quick=False, has_keras=False, tolerance=5e-3, small=None, **options) -> Task:
     contestants = {"dljax": Contestant(ours, first=True)}
     for how, build in torch.items():
         is_usual = how == quick_torch
@@ -148,20 +165,45 @@ def task(name: str, chunk: int, *, quick_torch: str, torch=TORCH, scanned_is_qui
     contestants["linen, scanned"] = Contestant(linen_scanned, quick=scanned_is_quick)
     if has_keras:
         contestants["Keras on JAX"] = Contestant(keras, quick=False)
-    return Task(name, "steps/s", contestants, prepare=prepare, flops=flops, chunk=chunk, options=options)
+    count = None if options["data"] == "graph" else flops  # of sparse features most products are not done
+    return Task(name, "steps/s", contestants, prepare, count, chunk, tolerance=tolerance, options=options, small=small or {})
 
 
 PICTURES = {"data": "pictures", "batch_size": 128, "learning_rate": 1e-3}
+TEXT = {"data": "text", "learning_rate": 1e-3}
 WITHOUT_LAYOUT = {how: build for how, build in TORCH.items() if how != "channels last"}
 TASKS = [
     task("mlp", 100, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, has_keras=True, model="mlp", widths=(512, 512), **PICTURES),
     task("cnn", 10, quick_torch="channels last", has_keras=True, model="cnn", widths=(32, 64), hidden=128, **PICTURES),
+    task("resnet-8", 5, quick_torch="channels last", model="resnet", stages=(1, 1, 1), width=16, padded=2, **PICTURES | {"batch_size": 64}),
+    task("lstm", 20, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, has_keras=True, model="lstm", width=128, context=64, batch_size=32, **TEXT),
     task(
-        "gpt", 5, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, model="gpt", num_layers=4, num_heads=4, width=128, context=128,
-        data="text", batch_size=16, learning_rate=1e-3,
+        "gpt",
+        5,
+        quick_torch="fused Adam",
+        torch=WITHOUT_LAYOUT,
+        model="gpt",
+        num_layers=4,
+        num_heads=4,
+        width=128,
+        context=128,
+        batch_size=16,
+        **TEXT,
     ),
     task("gcn", 100, quick_torch="sparse features", torch=GRAPH, scanned_is_quick=True, model="gcn", width=16, data="graph", learning_rate=1e-2),
+]
+HALF = {"precision": "bfloat16", "tolerance": 0.05}
+GPU_TASKS = [
+    task("mlp-4096", 50, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, model="mlp", widths=(4096, 4096), **PICTURES | {"batch_size": 8192},
+         small={"widths": (64, 64), "batch_size": 64}),
+    task("resnet-50", 5, quick_torch="compiled", model="resnet", stages=(3, 4, 6, 3), width=64, is_bottleneck=True, scale=8,
+         **PICTURES, **HALF, small={"stages": (1, 1, 1, 1), "width": 8, "scale": 2, "batch_size": 4}),
+    task("lstm-1024", 10, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, model="lstm", width=1024, context=256, batch_size=256, **TEXT,
+         small={"width": 32, "context": 16, "batch_size": 4}),
+    task("gpt-2-124m", 5, quick_torch="compiled", torch=WITHOUT_LAYOUT, model="gpt", num_layers=12, num_heads=12, width=768, context=1024,
+         vocab_size=50304, batch_size=16, **TEXT, **HALF,
+         small={"num_layers": 2, "num_heads": 2, "width": 32, "context": 32, "vocab_size": 128, "batch_size": 2}),
 ]  # fmt: skip
 
 if __name__ == "__main__":
-    main(TASKS)
+    main(TASKS, GPU_TASKS)

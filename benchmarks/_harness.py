@@ -164,7 +164,7 @@ class Bench:
     `ROUNDS` and `SECONDS` say how many rounds a run has, at most, and how long they are; the second number is for quick runs.
     """
 
-    ROUNDS, SECONDS = (7, 3), (3.0, 0.5)
+    ROUNDS, SECONDS = (7, 3), (2.0, 0.5)
 
     def __init__(self, script: Path, quick: bool, device: str) -> None:
         self.script, self.quick, self.device = script, quick, device
@@ -454,7 +454,7 @@ def _serve(task: Task, name: str, work: str) -> None:
             begin, busy = time.perf_counter(), time.process_time()
             losses = run(steps)
             seconds, busy = time.perf_counter() - begin, time.process_time() - busy
-            say(seconds=seconds, cpu_seconds=busy, losses=[float(loss) for loss in losses or ()])
+            say(seconds=seconds, cpu_seconds=busy, losses=[float(loss) for loss in (() if losses is None else losses)])
     except ImportError as error:
         say(left_out=str(error))
     except Exception as error:

@@ -161,7 +161,9 @@ def model_and_weights(work):
         case "resnet":
             return ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), dtype), arrays["variables"]
         case "lstm":
-            return LSTM(len(arrays["variables"]["params"]["embed"]["embedding"]), options["width"]), arrays["variables"]
+            params = dict(arrays["variables"]["params"])
+            params["OptimizedLSTMCell_0"] = params.pop("cell")
+            return LSTM(len(params["embed"]["embedding"]), options["width"]), {"params": params}
         case "gcn":
             return GCN(options["width"]), arrays["variables"]
 

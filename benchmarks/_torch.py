@@ -133,6 +133,20 @@ def load(module, kernel, bias=None):
             module.bias.copy_(torch.tensor(np.asarray(bias)))
 
 
+def in_order(params):
+    """The layers of a linen ResNet in the order of execution: stem, blocks, head; of a block its shortcut last."""
+
+    def place(name):
+        kind, _, number = name.rpartition("_")
+        return {"Conv": 0, "BatchNorm": 0, "Block": 1, "Dense": 2}[kind.lstrip("_")], int(number), kind == "BatchNorm"
+
+    for name in sorted(params, key=place):
+        if "Block" in name:
+            yield from in_order(params[name])
+        else:
+            yield params[name]
+
+
 def model_with_weights(work):
     """The task's model with the initial weights that all start from."""
     import torch
@@ -154,12 +168,12 @@ def model_with_weights(work):
     if options["model"] == "resnet":
         model = resnet(options["stages"], options["width"], options.get("is_bottleneck", False))
         layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
-        for layer, weights in zip(layers, _in_order(params), strict=True):
+        for layer, weights in zip(layers, in_order(params), strict=True):
             load(layer, weights.get("kernel", weights.get("scale")), weights.get("bias"))
         return model
     vocab_size = len(params["embed"]["embedding"])
     if options["model"] == "lstm":
-        model, cell = lstm(vocab_size, options["width"]), params["rnn"]["cell"]
+        model, cell = lstm(vocab_size, options["width"]), params["cell"]
         load(model.embed, params["embed"]["embedding"])
         load(model.head, **params["head"])
         with torch.no_grad():
@@ -292,17 +306,3 @@ def graph_tensors(work):
     edges = torch.tensor(np.stack([graph["senders"], graph["receivers"]])).long()
     weights = [arrays["variables"]["params"][f"layers_{layer}"]["kernel"] for layer in range(2)]
     return torch.tensor(graph["nodes"]), edges, torch.tensor(arrays["y"]).long(), torch.tensor(arrays["mask"] > 0), weights
-
-
-def _in_order(params):
-    """The layers of a linen ResNet in the order of execution: stem, blocks, head; of a block its shortcut last."""
-
-    def place(name):
-        kind, _, number = name.rpartition("_")
-        return {"Conv": 0, "BatchNorm": 0, "Block": 1, "Dense": 2}[kind.lstrip("_")], int(number), kind == "BatchNorm"
-
-    for name in sorted(params, key=place):
-        if "Block" in name:
-            yield from _in_order(params[name])
-        else:
-            yield params[name]

@@ -274,6 +274,7 @@ class Bench:
         rates: dict[str, dict[int, float]] = {name: {} for name in workers}
         spent = dict.fromkeys(workers, 0.0)
         busy: dict[str, list[float]] = {name: [] for name in workers}
+        probe.take()
         for number in range(self.rounds):
             turn = list(workers)
             shift = number % max(len(turn), 1)

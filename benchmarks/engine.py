@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default=None)
+    parser.add_argument("--since", default="", help="ignored: this benchmark keeps no results")
     options = parser.parse_args()
     use_compilation_cache()
     rows = []

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dljax.core import Key, Numeric
+from dljax.rl.angles import sin_cos
 from dljax.rl.environment import Environment, Transition, time_limit
 from dljax.rl.spaces import Box, Discrete
 
@@ -83,7 +84,7 @@ def cartpole(params: CartPoleParams = CartPoleParams(), max_steps: Numeric | Non
         x, x_dot, theta, theta_dot = state
         total_mass = p.mass_cart + p.mass_pole
         moment = p.mass_pole * p.half_length
-        cos, sin = jnp.cos(theta), jnp.sin(theta)
+        sin, cos = sin_cos(theta)
         force = jnp.where(action == 1, p.force, -p.force)
         push = (force + moment * jnp.square(theta_dot) * sin) / total_mass
         theta_acc = (p.gravity * sin - cos * push) / (p.half_length * (4 / 3 - p.mass_pole * jnp.square(cos) / total_mass))

@@ -16,6 +16,26 @@ type_aliases = ("Policy",)
 Policy = Callable[[Key, Observation], Action]  # observations [B, ...] -> actions [B, ...]
 
 
+class NoisePolicy(NamedTuple):
+    """A policy in two parts, so that a rollout can draw the noise of all its steps in one call: in a small environment drawing costs most.
+
+    Attributes:
+      noise: `(key, shape) -> noise [*shape, ...]`.
+      act: `(noise [B, ...], observation [B, ...]) -> action [B, ...]`.
+
+    >>> wobble = NoisePolicy(jax.random.normal, lambda noise, observation: (observation[:, 2] + 0.01 * noise > 0).astype(jnp.int32))
+    >>> wobble(jax.random.key(0), jnp.ones((3, 4))).tolist()
+    [1, 1, 1]
+    """
+
+    noise: Callable[[Key, tuple[int, ...]], Any]
+    act: Callable[[Any, Observation], Action]
+
+    def __call__(self, key: Key, observation: Observation) -> Action:
+        """Actions [B, ...] of one step."""
+        return self.act(self.noise(key, jax.tree.leaves(observation)[0].shape[:1]), observation)
+
+
 class Trajectory(NamedTuple):
     """What B environments went through in T steps; every leaf is [T, B, ...].
 
@@ -44,7 +64,7 @@ def rollout(env: Environment, policy: Policy, key: Key, num_envs: int, steps: in
 
     Args:
       env: the environment of one.
-      policy: `(key, observation [B, ...]) -> action [B, ...]`.
+      policy: `(key, observation [B, ...]) -> action [B, ...]`; the noise of a `NoisePolicy` is drawn for all steps in one call.
       key: of all that is random.
       num_envs: B, >= 1.
       steps: T, of each environment, >= 1.
@@ -63,8 +83,11 @@ def rollout(env: Environment, policy: Policy, key: Key, num_envs: int, steps: in
     envs = auto_reset(env, num_envs)
     reset_key, policy_key, env_key = jax.random.split(key, 3)
     state, observation = envs.reset(reset_key, envs.params)
-    policy_keys = jax.random.split(policy_key, steps)
-    return collect(envs, lambda key, observation: (policy(key, observation), ()), policy_keys, env_key, state, observation)[2]
+    if isinstance(policy, NoisePolicy):
+        noise, act = policy.noise(policy_key, (steps, num_envs)), policy.act
+    else:
+        noise, act = jax.random.split(policy_key, steps), policy
+    return collect(envs, lambda noise, observation: (act(noise, observation), ()), noise, env_key, state, observation)[2]
 
 
 def collect(
@@ -90,7 +113,8 @@ def collect(
     ((5, 2), (5, 2))
     """
     # Drawn before the loop: a key is a hundred operations on a handful of numbers, and each operation in a loop has its price.
-    keys = jax.random.split(key, jax.tree.leaves(noise)[0].shape[0])
+    steps = jax.tree.leaves(noise)[0].shape[0]
+    rows = (noise, jax.random.split(key, steps))
 
     def one(carry: tuple, row: tuple) -> tuple[tuple, Trajectory]:
         state, observation = carry
@@ -100,8 +124,14 @@ def collect(
         step = Trajectory(observation, action, after.reward, after.terminated, after.truncated, after.final_observation, extras)
         return (after.state, after.observation), step
 
-    (state, observation), trajectory = lax.scan(one, (state, observation), (noise, keys))
-    return state, observation, trajectory
+    # XLA's CPU backend runs the operations of a loop one after another where all that it touches is small, and hands them to a pool of threads
+    # elsewhere, which costs a small environment several times what they do. Blocks of steps keep the inner loop's part of a trajectory small.
+    size = lambda tree: max(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
+    limit = 512 // max(size((state, observation)), size(rows) // steps, 1)
+    block = max((number for number in range(1, limit + 1) if steps % number == 0), default=1)
+    rows = jax.tree.map(lambda x: x.reshape(steps // block, block, *x.shape[1:]), rows)
+    (state, observation), blocks = lax.scan(lambda carry, rows: lax.scan(one, carry, rows), (state, observation), rows)
+    return state, observation, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), blocks)
 
 
 class Episodes(NamedTuple):
@@ -188,15 +218,11 @@ def no_episodes(num_envs: int) -> Episodes:
     return Episodes(jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
 
 
-def random_policy(env: Environment) -> Policy:
+def random_policy(env: Environment) -> NoisePolicy:
     """Actions drawn uniformly from the environment's action space.
 
     >>> from dljax.rl.cartpole import cartpole
     >>> random_policy(cartpole())(jax.random.key(0), jnp.zeros((3, 4))).shape
     (3,)
     """
-
-    def policy(key: Key, observation: Observation) -> Action:
-        return env.action_space.sample(key, jax.tree.leaves(observation)[0].shape[:1])
-
-    return policy
+    return NoisePolicy(env.action_space.sample, lambda action, observation: action)

@@ -47,6 +47,21 @@ def test_two_halves_are_the_whole():
     np.testing.assert_array_equal(np.asarray(first.final_observation[-1])[going], np.asarray(second.observation[0])[going])
 
 
+def test_noise_drawn_for_all_steps_at_once_is_the_noise_of_each_step():
+    seen = rl.NoisePolicy(lambda key, shape: jnp.arange(np.prod(shape)).reshape(shape), lambda noise, observation: noise)
+    assert jax.jit(lambda key: rl.rollout(ENV, seen, key, 2, 3))(jax.random.key(0)).action.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert seen(jax.random.key(0), jnp.zeros((4, 4))).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("steps", [7, 30, 64])
+def test_a_trajectory_is_in_the_order_of_time_however_long_it_is(steps):
+    trajectory = jax.jit(lambda key: rl.rollout(ENV, rl.random_policy(ENV), key, 2, steps))(jax.random.key(3))
+    assert trajectory.observation.shape == (steps, 2, 4)
+    is_done = np.asarray(trajectory.terminated | trajectory.truncated)[:-1]
+    before, after = np.asarray(trajectory.final_observation)[:-1], np.asarray(trajectory.observation)[1:]
+    assert ((before == after).all(-1) == ~is_done).all()
+
+
 def test_same_key_same_rollout():
     run = jax.jit(lambda key: rl.rollout(ENV, rl.random_policy(ENV), key, 4, 50))
     jax.tree.map(np.testing.assert_array_equal, run(jax.random.key(1)), run(jax.random.key(1)))

@@ -126,12 +126,16 @@ def collect(
 
     # XLA's CPU backend runs the operations of a loop one after another where all that it touches is small, and hands them to a pool of threads
     # elsewhere, which costs a small environment several times what they do. Blocks of steps keep the inner loop's part of a trajectory small.
-    size = lambda tree: max(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
-    limit = 512 // max(size((state, observation)), size(rows) // steps, 1)
+    limit = 512 // max(_largest((state, observation)), _largest(rows) // steps, 1)
     block = max((number for number in range(1, limit + 1) if steps % number == 0), default=1)
     rows = jax.tree.map(lambda x: x.reshape(steps // block, block, *x.shape[1:]), rows)
     (state, observation), blocks = lax.scan(lambda carry, rows: lax.scan(one, carry, rows), (state, observation), rows)
     return state, observation, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), blocks)
+
+
+def _largest(tree: Any) -> int:
+    """Bytes of the largest leaf."""
+    return max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 class Episodes(NamedTuple):

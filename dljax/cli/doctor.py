@@ -81,13 +81,13 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _folders() -> list[dict[str, Any]]:
-    from dljax.data.fetch import cache_folder as data_cache
-    from dljax.engine.profile import cache_folder
+    from dljax.core.cache import cache_folder
+    from dljax.data.fetch import data_folder
 
     rows = []
     for name, folder, setting in (
         ("compiled programs", cache_folder() / "xla", "DLJAX_CACHE"),
-        ("data", data_cache(), "DLJAX_CACHE"),
+        ("data", data_folder(), "DLJAX_CACHE"),
         ("runs", Path("runs").absolute(), "--out"),
     ):
         home = next(place for place in (folder, *folder.parents) if place.exists())

@@ -179,7 +179,7 @@ def remembered() -> dict[str, dict[str, Any]]:
 
 
 def _memory() -> Path:
-    from dljax.engine.profile import cache_folder
+    from dljax.core.cache import cache_folder
 
     return cache_folder() / "verified.json"
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dljax.core.cache import cache_folder
 from dljax.data.entry import Entry, File
 
 Progress = Callable[[str, int, int], None]
@@ -42,16 +43,13 @@ class Place:
     path: Path
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: `data` in `$DLJAX_CACHE`, else in `$XDG_CACHE_HOME/dljax`, else in `~/.cache/dljax`.
+def data_folder() -> Path:
+    """Where downloads are kept: `data` in dljax's cache folder.
 
-    >>> cache_folder().name
+    >>> data_folder().name
     'data'
     """
-    given = os.environ.get("DLJAX_CACHE")
-    if given:
-        return Path(given).absolute() / "data"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dljax" / "data"
+    return cache_folder() / "data"
 
 
 def find(entry: Entry, file: File) -> Place | None:
@@ -75,7 +73,7 @@ def read(entry: Entry, file: File, progress: Progress | None = None) -> bytes:
             is_package = place.kind == "package"
             remedy = f"run `apt install --reinstall {entry.package}`" if is_package else "replace it, or move it away to let dljax fetch it"
             raise ValueError(f"{entry.name}: {place.path} {error}; {remedy}") from None
-    cached = cache_folder() / entry.name / file.name
+    cached = data_folder() / entry.name / file.name
     with suppress(FileNotFoundError, NotADirectoryError, DamagedError):
         return content(cached, file)
     return _fetch(entry, file, cached, progress)
@@ -111,7 +109,7 @@ def _places(entry: Entry, file: File) -> Iterator[Place]:
         for folder in (entry.name, *entry.folders, ""):
             for name in names:
                 yield Place("DLJAX_DATA", Path(given) / folder / name)
-    yield Place("cache", cache_folder() / entry.name / file.name)
+    yield Place("cache", data_folder() / entry.name / file.name)
     if entry.package_folder:
         yield Place("package", Path(entry.package_folder) / file.name)
 
@@ -158,7 +156,7 @@ def _fetch(entry: Entry, file: File, path: Path, progress: Progress | None) -> b
 
 def _missing(entry: Entry, file: File, failures: Sequence[tuple[str, Exception]]) -> Exception:
     given = os.environ.get("DLJAX_DATA")
-    looked = [f"DLJAX_DATA ({given + ' has no such file' if given else 'not set'})", f"the cache ({cache_folder() / entry.name})"]
+    looked = [f"DLJAX_DATA ({given + ' has no such file' if given else 'not set'})", f"the cache ({data_folder() / entry.name})"]
     remedies = [f"put {file.name} into $DLJAX_DATA/{entry.name}"]
     if entry.package:
         looked.append(f"the Debian package {entry.package} ({entry.package_folder})")

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from dljax.core.cache import cache_folder
+
 
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
     """Floating-point operations of the matrix products and convolutions of a function, loops counted as often as they run.
@@ -71,18 +73,6 @@ def measured_peak(*, folder: Path | None = None) -> float:
 def trace(folder: Path) -> AbstractContextManager[None]:
     """Record what the device does inside the block, for TensorBoard's profile page or Perfetto."""
     return jax.profiler.trace(str(folder))
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of dljax: `$DLJAX_CACHE`, else `$XDG_CACHE_HOME/dljax`, else `~/.cache/dljax`.
-
-    >>> cache_folder().is_absolute()
-    True
-    """
-    given = os.environ.get("DLJAX_CACHE")
-    if given:
-        return Path(given).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dljax"
 
 
 def use_compilation_cache() -> None:

@@ -371,7 +371,7 @@ def test_the_cache_is_where_the_user_says(monkeypatch, variables, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert fetch.cache_folder() == Path(expected)
+    assert fetch.data_folder() == Path(expected)
 
 
 def test_the_catalogue_says_what_is_at_hand_and_what_is_wrong(folders, monkeypatch):

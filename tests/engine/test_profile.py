@@ -127,14 +127,3 @@ def test_compiled_programs_are_kept_where_the_user_wants(given, expected, tmp_pa
     environment = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name} | {"DLJAX_CACHE": str(tmp_path), **given}
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout.strip()
     assert said == expected.format(cache=tmp_path)
-
-
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("DLJAX_CACHE", str(tmp_path))
-    assert profile.cache_folder() == tmp_path
-    monkeypatch.delenv("DLJAX_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert profile.cache_folder() == tmp_path / "xdg" / "dljax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert profile.cache_folder() == tmp_path / ".cache" / "dljax"

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric
-from dljax.nn.attention import SelfAttention
+from dljax.nn.attention import FusedSelfAttention
 from dljax.nn.dense import Dense
 from dljax.nn.model import as_model
 from dljax.nn.product import row_product
@@ -160,7 +160,7 @@ class _Block(linen.Module):
     @linen.compact
     def __call__(self, h: Float[Array, "B T D"], train: bool) -> tuple[Float[Array, "B T D"], None]:
         out_init = linen.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5)
-        attention = SelfAttention(self.num_heads, True, self.dropout_rate, _normal, out_init, name="attention")
+        attention = FusedSelfAttention(self.num_heads, True, self.dropout_rate, _normal, out_init, name="attention")
         drop = linen.Dropout(self.dropout_rate, deterministic=not train)
         h = h + drop(attention(linen.LayerNorm(epsilon=_EPSILON, name="attention_norm")(h), train=train))
         x = linen.LayerNorm(epsilon=_EPSILON, name="mlp_norm")(h)

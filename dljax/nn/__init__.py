@@ -1,15 +1,39 @@
-"""Layers: pure functions and Flax modules, fast in and out of `lax.scan`."""
+"""Layers: pure functions and Flax modules, fast in and out of `lax.scan`.
 
-from dljax.nn.attention import SelfAttention, attention, attention_weights, causal_mask
-from dljax.nn.convolution import Conv, convolution
-from dljax.nn.dense import Dense, unit_pixels
+A model written for `from flax import linen as nn` runs on these layers with `from dljax import nn`: parameters and values stay the same. What linen
+has and is not replaced here (`Module`, `compact`, `BatchNorm`, `relu` ...) is found here too.
+"""
+
+from typing import Any
+
+from flax import linen
+
+from dljax.nn.attention import (
+    FusedSelfAttention,
+    MultiHeadAttention,
+    MultiHeadDotProductAttention,
+    SelfAttention,
+    attention,
+    attention_weights,
+    causal_mask,
+)
+from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution
+from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.model import Model, as_model
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.product import row_product
+from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "Conv", "Dense", "GraphConvolution", "Model", "SelfAttention", "SparseRows", "as_model", "attention",
-    "attention_weights", "avg_pool", "causal_mask", "convolution", "max_pool", "neighbour_sum", "row_product",
-    "single_graph", "sparse_rows", "unit_pixels",
+    "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
+    "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
+    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "unit_pixels",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return getattr(linen, name)
+    except AttributeError:
+        raise AttributeError(f"neither {__name__} nor flax.linen has an attribute {name!r}") from None

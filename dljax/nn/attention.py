@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from dljax.core.checks import check_int, check_range
 from dljax.nn.dense import Dense
+from dljax.nn.product import row_product
 
 
 def attention_weights(
@@ -72,8 +73,8 @@ def causal_mask(length: int) -> Bool[Array, "T T"]:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
-class SelfAttention(linen.Module):
-    """Multi-head self-attention: queries, keys and values are projections of the same positions, and the heads' readings are projected back.
+class FusedSelfAttention(linen.Module):
+    """Multi-head self-attention: queries, keys and values are one projection of the same positions, and the heads' readings are projected back.
 
     The weights [B, H, T, T] are sown as `attention` into the collection `intermediates`.
 
@@ -86,7 +87,7 @@ class SelfAttention(linen.Module):
       ValueError: when applied: `num_heads` does not divide D.
 
     >>> x = jnp.ones((2, 5, 8))
-    >>> y, variables = SelfAttention(num_heads=2).init_with_output(jax.random.key(0), x)
+    >>> y, variables = FusedSelfAttention(num_heads=2).init_with_output(jax.random.key(0), x)
     >>> y.shape, jax.tree.map(jnp.shape, variables["params"]["qkv"])
     ((2, 5, 8), {'bias': (24,), 'kernel': (8, 24)})
     """
@@ -106,10 +107,10 @@ class SelfAttention(linen.Module):
           train: whether to drop weights.
         """
         *_, length, width = x.shape
-        check_int("SelfAttention", "num_heads", self.num_heads, minimum=1)
-        check_range("SelfAttention", "dropout_rate", self.dropout_rate, 0, 1)
+        check_int("FusedSelfAttention", "num_heads", self.num_heads, minimum=1)
+        check_range("FusedSelfAttention", "dropout_rate", self.dropout_rate, 0, 1)
         if width % self.num_heads:
-            raise ValueError(f"SelfAttention: num_heads must divide the width of the input, got {self.num_heads} heads and width {width}")
+            raise ValueError(f"FusedSelfAttention: num_heads must divide the width of the input, got {self.num_heads} heads and width {width}")
         if self.is_causal:
             mask = causal_mask(length) if mask is None else jnp.logical_and(*jnp.broadcast_arrays(mask, causal_mask(length)))
         qkv = Dense(3 * width, kernel_init=self.kernel_init, name="qkv")(x)
@@ -118,6 +119,37 @@ class SelfAttention(linen.Module):
         self.sow("intermediates", "attention", weights)
         weights = linen.Dropout(self.dropout_rate, deterministic=not train)(weights)
         return Dense(width, kernel_init=self.out_init, name="out")(_read(weights, value).reshape(x.shape))
+
+
+class MultiHeadDotProductAttention(linen.MultiHeadDotProductAttention):
+    """`flax.linen.MultiHeadDotProductAttention` with its projections on `row_product`: the same options, parameters and values.
+
+    >>> layer = MultiHeadDotProductAttention(num_heads=2)
+    >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 8)))
+    >>> y.shape, variables["params"]["query"]["kernel"].shape
+    ((2, 5, 8), (8, 2, 4))
+    """
+
+    qkv_dot_general: Any = row_product
+    out_dot_general: Any = row_product
+
+
+class MultiHeadAttention(MultiHeadDotProductAttention):
+    """`MultiHeadDotProductAttention` by its other name, after which linen names its parameters."""
+
+
+class SelfAttention(MultiHeadDotProductAttention):
+    """`flax.linen.SelfAttention`, of which every position is query, key and value.
+
+    >>> SelfAttention(num_heads=2).init_with_output(jax.random.key(0), jnp.ones((2, 5, 8)))[0].shape
+    (2, 5, 8)
+    """
+
+    @linen.compact
+    def __call__(  # type: ignore[override]
+        self, inputs_q: Any, mask: Any = None, deterministic: bool | None = None, dropout_rng: Any = None, sow_weights: bool = False
+    ) -> Any:
+        return super().__call__(inputs_q, mask=mask, deterministic=deterministic, dropout_rng=dropout_rng, sow_weights=sow_weights)
 
 
 def _read(weights: Float[Array, "*B H T S"], value: Float[Array, "*B S H F"]) -> Float[Array, "*B T H F"]:

@@ -1,14 +1,12 @@
 """Networks for reinforcement learning: what a policy and a value function are made of."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
+
+from dljax.nn.product import row_product
 
 
 class ActorCritic(nn.Module):
@@ -41,24 +39,7 @@ class ActorCritic(nn.Module):
 
     def _mlp(self, x: Array, name: str, num_outputs: int, gain: float) -> Array:
         for index, width in enumerate(self.widths):
-            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.orthogonal(jnp.sqrt(2)), dot_general=_product, name=f"{name}_{index}")(x))
-        return nn.Dense(num_outputs, kernel_init=nn.initializers.orthogonal(gain), dot_general=_product, name=f"{name}_{len(self.widths)}")(x)
-
-
-def _product(x: Float[Array, "*B D"], kernel: Float[Array, "D F"], dimension_numbers: Any = None, precision: Any = None, **options: Any) -> Array:
-    return _rows_times_matrix(x.reshape(-1, x.shape[-1]), kernel, precision).reshape(*x.shape[:-1], -1)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _rows_times_matrix(x: Float[Array, "N D"], kernel: Float[Array, "D F"], precision: Any) -> Float[Array, "N F"]:
-    return jnp.matmul(x, kernel, precision=precision)
-
-
-@_rows_times_matrix.defjvp
-def _rows_times_matrix_jvp(precision: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-    # Written so that its transpose, the kernel's gradient, is a plain product of two matrices: as xᵀ g, XLA's CPU backend takes a kernel of half
-    # the speed for it, and of a fifth where there are few outputs.
-    columns = lax.optimization_barrier(x.T)
-    along_kernel = lax.dot_general(columns, dkernel, (((0,), (0,)), ((), ())), precision=precision)
-    return _rows_times_matrix(x, kernel, precision), _rows_times_matrix(dx, kernel, precision) + along_kernel
+            x = self.activation(
+                nn.Dense(width, kernel_init=nn.initializers.orthogonal(jnp.sqrt(2)), dot_general=row_product, name=f"{name}_{index}")(x)
+            )
+        return nn.Dense(num_outputs, kernel_init=nn.initializers.orthogonal(gain), dot_general=row_product, name=f"{name}_{len(self.widths)}")(x)

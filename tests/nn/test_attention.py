@@ -9,7 +9,7 @@ import pytest
 from flax import linen
 from jax import lax
 
-from dljax.nn.attention import SelfAttention, attention, attention_weights, causal_mask
+from dljax.nn.attention import FusedSelfAttention, attention, attention_weights, causal_mask
 from dljax.nn.product import row_product
 
 
@@ -55,7 +55,7 @@ def test_attention_equals_torch_in_float64():
 
 def test_self_attention_equals_linens_with_the_same_weights():
     x = jax.random.normal(jax.random.key(0), (2, 5, 12), jnp.float64)
-    ours = SelfAttention(num_heads=3)
+    ours = FusedSelfAttention(num_heads=3)
     params = ours.init(jax.random.key(1), x)["params"]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, params)
     theirs = linen.MultiHeadDotProductAttention(num_heads=3, param_dtype=jnp.float64)
@@ -93,7 +93,7 @@ def test_weights_do_not_overflow():
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_self_attention_reads_the_future_only_where_it_may(is_causal):
     x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
-    layer = SelfAttention(num_heads=2, is_causal=is_causal)
+    layer = FusedSelfAttention(num_heads=2, is_causal=is_causal)
     variables = layer.init(jax.random.key(1), x)
     influence = jnp.abs(jax.jacobian(lambda x: layer.apply(variables, x))(x)).sum((1, 3))
     reads = np.tril(np.ones((6, 6), bool)) if is_causal else np.ones((6, 6), bool)
@@ -102,7 +102,7 @@ def test_self_attention_reads_the_future_only_where_it_may(is_causal):
 
 def test_self_attention_without_causality_is_equivariant_to_permutations():
     x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
-    layer = SelfAttention(num_heads=4, is_causal=False)
+    layer = FusedSelfAttention(num_heads=4, is_causal=False)
     variables = layer.init(jax.random.key(1), x)
     order = jax.random.permutation(jax.random.key(2), 6)
     np.testing.assert_allclose(layer.apply(variables, x[order]), layer.apply(variables, x)[order], rtol=1e-10)
@@ -110,7 +110,7 @@ def test_self_attention_without_causality_is_equivariant_to_permutations():
 
 def test_a_mask_is_taken_on_top_of_causality():
     x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
-    layer = SelfAttention(num_heads=1)
+    layer = FusedSelfAttention(num_heads=1)
     variables = layer.init(jax.random.key(1), x)
     _, sown = layer.apply(variables, x, jnp.arange(6) < 4, mutable=["intermediates"])
     weights = sown["intermediates"]["attention"][0]
@@ -119,7 +119,7 @@ def test_a_mask_is_taken_on_top_of_causality():
 
 def test_dropout_drops_weights_in_training_only():
     x = jax.random.normal(jax.random.key(0), (3, 6, 8), jnp.float64)
-    layer = SelfAttention(num_heads=2, dropout_rate=0.5)
+    layer = FusedSelfAttention(num_heads=2, dropout_rate=0.5)
     variables = layer.init(jax.random.key(1), x)
     calm, one, other = (layer.apply(variables, x, train=train, rngs={"dropout": jax.random.key(seed)}) for train, seed in ((0, 0), (1, 0), (1, 1)))
     np.testing.assert_array_equal(calm, layer.apply(variables, x))
@@ -159,7 +159,7 @@ def test_products_of_a_gradient_are_of_matrices():
 
 def test_head_counts_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="num_heads must divide the width of the input, got 3 heads and width 8"):
-        SelfAttention(num_heads=3).init(jax.random.key(0), jnp.ones((2, 8)))
+        FusedSelfAttention(num_heads=3).init(jax.random.key(0), jnp.ones((2, 8)))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_head_counts_that_do_not_divide_are_refused():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        SelfAttention(**options).init(jax.random.key(0), jnp.ones((2, 8)))
+        FusedSelfAttention(**options).init(jax.random.key(0), jnp.ones((2, 8)))
 
 
 def test_queries_and_keys_that_do_not_fit_are_refused():
@@ -175,8 +175,15 @@ def test_queries_and_keys_that_do_not_fit_are_refused():
         inspect.unwrap(attention_weights)(jnp.ones((5, 2, 4)), jnp.ones((5, 2, 3)))  # without the suite's checks of shapes, as users call it
 
 
-def test_row_product_refuses_other_contractions_and_sizes():
-    with pytest.raises(ValueError, match="contract the last axis of x"):
-        row_product(jnp.ones((2, 3)), jnp.ones((3, 2)), (((0,), (1,)), ((), ())), lax.Precision.HIGHEST)
+@pytest.mark.parametrize("axes", [((0,), (1,)), ((1, 2), (0, 1)), ((2,), (0,)), ((1,), (0,))], ids=str)
+def test_row_product_and_its_gradients_equal_those_of_dot_general(axes):
+    x, kernel = (jax.random.normal(jax.random.key(seed), (3, 3, 3)) for seed in (0, 1))
+    numbers = (axes, ((), ()))
+    ours, pull = jax.vjp(lambda x, kernel: row_product(x, kernel, numbers, lax.Precision.HIGHEST), x, kernel)
+    theirs, their_pull = jax.vjp(lambda x, kernel: lax.dot_general(x, kernel, numbers, lax.Precision.HIGHEST), x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), (ours, *pull(theirs)), (theirs, *their_pull(theirs)))
+
+
+def test_row_product_refuses_sizes_that_do_not_match():
     with pytest.raises(ValueError, match="as many rows as x has columns"):
         inspect.unwrap(row_product)(jnp.ones((2, 3)), jnp.ones((2, 3)))

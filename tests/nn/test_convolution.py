@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from dljax.nn import Conv, convolution
+from dljax.nn import Conv, ConvTranspose, conv_transpose, convolution
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vision.npz")
 # name -> strides, padding, dilation, groups: the geometries of tests/golden/make_vision.py
@@ -191,3 +191,62 @@ def test_half_precision_parameters_decide_the_dtype():
 def test_refusals(x, kernel, options, message):
     with pytest.raises(ValueError, match=message):
         convolution(jnp.ones(x), jnp.ones(kernel), **options)
+
+
+# Transposed
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+@pytest.mark.parametrize(
+    ("window", "strides", "padding", "dilation"),
+    [
+        ((3,), 2, "SAME", 1),
+        ((4, 4), 2, "SAME", 1),
+        ((3, 2), (2, 3), "VALID", 1),
+        ((3, 3), 1, "SAME", 2),
+        ((2, 3), 3, [(1, 2), (0, 1)], 1),
+        ((2, 2, 2), 2, "SAME", 1),
+    ],
+    ids=str,
+)
+def test_transposed_values_and_gradients_equal_those_of_lax(window, strides, padding, dilation, transpose_kernel):
+    rank = len(window)
+    channels = (4, 3) if transpose_kernel else (3, 4)
+    x, kernel = arrays((2, *(5, 6, 3)[:rank], 3), (*window, *channels))
+    letters = "DHW"[-rank:]
+    numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    sizes = [(size,) * rank if isinstance(size, int) else size for size in (strides, dilation)]
+
+    def theirs(x, kernel):
+        return lax.conv_transpose(x, kernel, sizes[0], padding, rhs_dilation=sizes[1], dimension_numbers=numbers, transpose_kernel=transpose_kernel)
+
+    def ours(x, kernel):
+        return conv_transpose(x, kernel, strides=strides, padding=padding, dilation=dilation, transpose_kernel=transpose_kernel)
+
+    expected, pull = jax.vjp(theirs, x, kernel)
+    found, our_pull = jax.vjp(ours, x, kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+    for one, other in zip(our_pull(expected), pull(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.rank_promotion
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+def test_transposed_layer_has_linens_parameters_and_values(padding):
+    (x,) = arrays((2, 5, 6, 3))
+    options = {"strides": (2, 2), "padding": padding, "param_dtype": jnp.float64}
+    theirs, ours = (layer(4, (3, 3), **options) for layer in (linen.ConvTranspose, ConvTranspose))
+    variables = theirs.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(0), x), variables)
+    np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-10, atol=1e-10)
+
+
+def test_transposed_with_the_kernel_of_a_convolution_is_its_gradient():
+    x, kernel = arrays((2, 8, 8, 3), (3, 3, 3, 4))
+    y, pull = jax.vjp(lambda x: convolution(x, kernel, strides=2), x)
+    np.testing.assert_allclose(conv_transpose(y, kernel, strides=2, transpose_kernel=True), pull(y)[0], rtol=1e-10, atol=1e-10)
+
+
+def test_transposed_refuses_channels_that_do_not_fit():
+    with pytest.raises(ValueError, match="conv_transpose: kernel must have 3 input channels, got 2"):
+        conv_transpose(jnp.ones((1, 4, 3)), jnp.ones((2, 2, 5)))

@@ -21,6 +21,7 @@ class ActorCritic(nn.Module):
 
     Source: Andrychowicz et al. (2021), "What matters for on-policy deep actor-critic methods?".
 
+    >>> import jax
     >>> network = ActorCritic(num_outputs=2)
     >>> logits, value = network.apply(network.init(jax.random.key(0), jnp.zeros((1, 4))), jnp.ones((3, 4)))
     >>> logits.shape, value.shape

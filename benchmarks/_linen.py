@@ -1,4 +1,7 @@
-"""Peers in flax.linen as its own examples write them: plain layers, one jitted step a batch, or the same step in `lax.scan`."""
+"""Peers in flax.linen as its own examples write them: plain layers, one jitted step a batch, or the same step in `lax.scan`.
+
+The residual net and the LSTM take their layers from `nn`: linen's, or `dljax.nn` for ours, which is the same model with an import changed.
+"""
 
 from functools import partial
 from typing import Any
@@ -41,23 +44,24 @@ class ResNet(linen.Module):
     stages: tuple[int, ...]
     width: int
     is_bottleneck: bool = False
-    dtype: Any = jnp.float32
+    dtype: Any = None
+    nn: Any = linen
 
     @linen.compact
     def __call__(self, x):
-        conv = partial(linen.Conv, use_bias=False, dtype=self.dtype)
+        conv = partial(self.nn.Conv, use_bias=False, dtype=self.dtype)
         norm = partial(linen.BatchNorm, use_running_average=False, momentum=0.9, dtype=self.dtype)
-        x = (x.astype(jnp.float32) / 255).astype(self.dtype)
+        x = x.astype(jnp.float32) / 255
         if self.is_bottleneck:
             x = linen.relu(norm()(conv(self.width, (7, 7), 2, padding=3)(x)))
-            x = linen.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = self.nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         else:
             x = linen.relu(norm()(conv(self.width, (3, 3), padding=1)(x)))
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = _Block(self.width * 2**stage, stride, self.is_bottleneck, conv, norm)(x)
-        return linen.Dense(10, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+        return self.nn.Dense(10, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
 
 
 class _Block(linen.Module):
@@ -85,12 +89,13 @@ class _Block(linen.Module):
 class LSTM(linen.Module):
     vocab_size: int
     width: int
+    nn: Any = linen
 
     @linen.compact
     def __call__(self, tokens):
         h = linen.Embed(self.vocab_size, self.width, name="embed")(tokens)
-        h = linen.RNN(linen.OptimizedLSTMCell(self.width), name="rnn")(h)
-        return linen.Dense(self.vocab_size, name="head")(h)
+        h = self.nn.RNN(linen.OptimizedLSTMCell(self.width, name="cell"))(h)
+        return self.nn.Dense(self.vocab_size, name="head")(h)
 
 
 class GPT(linen.Module):
@@ -161,9 +166,7 @@ def model_and_weights(work):
         case "resnet":
             return ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), dtype), arrays["variables"]
         case "lstm":
-            params = dict(arrays["variables"]["params"])
-            params["OptimizedLSTMCell_0"] = params.pop("cell")
-            return LSTM(len(params["embed"]["embedding"]), options["width"]), {"params": params}
+            return LSTM(len(arrays["variables"]["params"]["embed"]["embedding"]), options["width"]), arrays["variables"]
         case "gcn":
             return GCN(options["width"]), arrays["variables"]
 

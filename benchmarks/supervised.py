@@ -23,10 +23,11 @@ GRAPH = {
 
 def problem(work: Work):
     """Ours: the learner and its source, as the recipes build them."""
+    import _linen
     import numpy as np
     import optax
 
-    from dljax import data
+    from dljax import data, nn
     from dljax.models.cnn import CNN
     from dljax.models.gcn import GCN
     from dljax.models.gpt import GPT
@@ -61,15 +62,19 @@ def problem(work: Work):
             model = CNN(10, options["widths"], options["hidden"])
         case "gpt":
             model = GPT(vocab_size, options["context"], options["num_layers"], options["num_heads"], options["width"])
+        case "resnet":
+            model = _linen.ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), nn=nn)
+        case "lstm":
+            model = _linen.LSTM(vocab_size, options["width"], nn=nn)
         case "gcn":
             model = GCN(7, options["width"], dropout_rate=0.0, is_sorted=True)
     return supervised(model, cross_entropy, optax.adam(options["learning_rate"]), augment=augment), source
 
 
 def _enlarged(scale):
-    def augment(key, batch):
-        import _linen
+    import _linen
 
+    def augment(key, batch):
         return batch | {"x": _linen.enlarged(batch["x"], scale)}
 
     return augment

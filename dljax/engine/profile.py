@@ -26,7 +26,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float:
     >>> count_flops(lambda a, b: a @ b, jnp.ones((4, 8)), jnp.ones((8, 2)))
     128.0
     """
-    return float(sum(times * _flops(eqn) for eqn, times in equations(jax.make_jaxpr(function)(*args).jaxpr)))
+    return float(sum(times * equation_flops(eqn) for eqn, times in equations(jax.make_jaxpr(function)(*args).jaxpr)))
 
 
 def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
@@ -39,6 +39,20 @@ def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
             inside = getattr(value, "jaxpr", value)
             if hasattr(inside, "eqns"):
                 yield from equations(inside, repeats)
+
+
+def equation_flops(eqn: Any) -> float:
+    """Of one primitive operation: a matrix product or a convolution; 0 for all others."""
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        lhs = eqn.invars[0].aval.shape
+        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[dim] for dim in contracted)
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+        features = eqn.params["dimension_numbers"].rhs_spec[0]
+        taps = math.prod(size for dim, size in enumerate(kernel) if dim != features)
+        return 2.0 * math.prod(out) * taps / np.prod(eqn.params["lhs_dilation"])
+    return 0.0
 
 
 def measured_peak(*, folder: Path | None = None) -> float:
@@ -96,16 +110,3 @@ def _known(path: Path) -> dict[str, float]:
         return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
-
-
-def _flops(eqn: Any) -> float:
-    if eqn.primitive.name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        lhs = eqn.invars[0].aval.shape
-        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[dim] for dim in contracted)
-    if eqn.primitive.name == "conv_general_dilated":
-        kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
-        features = eqn.params["dimension_numbers"].rhs_spec[0]
-        taps = math.prod(size for dim, size in enumerate(kernel) if dim != features)
-        return 2.0 * math.prod(out) * taps / np.prod(eqn.params["lhs_dilation"])
-    return 0.0

@@ -174,7 +174,7 @@ def test_state_that_goes_non_finite_on_one_device_only_stops_the_run(mode):
 # What "auto" chooses, and what is refused
 
 
-def test_auto_spreads_convolutions_over_the_cores_and_leaves_matrix_products_alone():
+def test_auto_spreads_convolutions_and_large_products_over_the_cores_and_leaves_small_products_alone():
     def learner(apply):
         return Learner(lambda key, batch: {"params": jnp.ones(())}, lambda key, state, batch: (state, {"x": apply(batch).sum()}))
 
@@ -185,6 +185,11 @@ def test_auto_spreads_convolutions_over_the_cores_and_leaves_matrix_products_alo
     product = learner(lambda x: x.reshape(8, 36) @ jnp.ones((36, 2)))
     assert choose(convolution, image).num_shards == 8
     assert choose(product, image) is None
+    # 2 · 512 · 256 · 256 operations a product, for one number of the state; then for as many numbers as its matrix has.
+    rows, matrix = image._replace(data=jnp.ones((512, 256))), jnp.ones((256, 256))
+    assert choose(learner(lambda x: x @ matrix), rows).num_shards == 8
+    assert choose(learner(lambda x: x @ matrix)._replace(init=lambda key, batch: {"params": matrix}), rows) is not None
+    assert choose(learner(lambda x: x[:128] @ matrix)._replace(init=lambda key, batch: {"params": matrix}), rows) is None
     assert choose(convolution, image._replace(data=jnp.ones((7, 6, 6, 1)))) is None
     assert choose(walker(), EMPTY) is None
 

@@ -17,7 +17,7 @@ class Descent(NamedTuple):
 
     Attributes:
       rule: what its direction is made of.
-      is_fresh: [] `rule` is as it was at the start, where the direction is that of steepest descent.
+      is_fresh: [] nothing is known: the next direction is that of steepest descent.
       drop: [] α ∇fᵀp of the last step, which tells the next first trial of methods whose directions have no scale.
     """
 
@@ -28,47 +28,56 @@ class Descent(NamedTuple):
 
 def descent(
     start: Callable[[Array], Any],
-    direction: Callable[[Any, Array], Array],
+    direction: Callable[[Any, Objective, Array, Array], Array],
     update: Callable[[Any, Array, Array, Array, Array], Any],
     search: LineSearch,
     *,
     has_unit_step: bool = True,
+    is_newton: bool = False,
 ) -> Method:
     """A method with a line search from its direction rule.
 
-    Where a direction does not go downhill, or nothing is found along it, the rule starts anew; where it was new, the method gives up.
+    Where a direction does not go downhill, or nothing is found along it, the rule starts anew with steepest descent; where that finds nothing
+    either, the method gives up.
 
     Args:
       start: `gradient -> rule`.
-      direction: `(rule, gradient) -> p`.
+      direction: `(rule, objective, x, gradient) -> p`.
       update: `(rule, p, s = α p, y = change of the gradient, gradient) -> rule`.
       search: the line search.
       has_unit_step: whether α = 1 is the natural first trial; else the step with the same drop in value as the last one.
+      is_newton: whether the first direction already comes from the rule, which needs no step to learn from.
 
     >>> from dljax.optim.minimize import minimize
-    >>> method = descent(lambda g: (), lambda rule, g: -g, lambda rule, *_: rule, strong_wolfe())
+    >>> method = descent(lambda g: (), lambda rule, objective, x, g: -g, lambda rule, *_: rule, strong_wolfe())
     >>> bool(minimize(lambda x: (x**2).sum(), jnp.ones(3), method=method).converged)
     True
     """
 
     def init(objective: Objective, x: Array, value: Array, gradient: Array) -> Descent:
-        return Descent(start(gradient), jnp.bool_(True), jnp.zeros_like(value))
+        return Descent(start(gradient), jnp.bool_(not is_newton), jnp.zeros_like(value))
 
     def step(objective: Objective, iterate: Iterate) -> Iterate:
         x, value, gradient, (rule, is_fresh, drop) = iterate[:4]
-        p = direction(rule, gradient)
-        is_downhill = gradient @ p < 0
-        p, is_fresh = jnp.where(is_downhill, p, -gradient), is_fresh | ~is_downhill
-        rule = _choose(is_downhill, rule, start(gradient))
+        p = direction(rule, objective, x, gradient)
+        is_fresh |= ~((gradient @ p < 0) & jnp.isfinite(p).all())
+        p, rule = _choose(is_fresh, (-gradient, start(gradient)), (p, rule))
         # Without curvature a step of length one at most: the gradient's length says nothing about how far the minimum is.
         cautious = jnp.minimum(1, 1 / jnp.linalg.norm(gradient))
         usual = jnp.ones_like(value) if has_unit_step else drop / (gradient @ p)
-        found = search(objective, x, value, gradient, p, jnp.where(is_fresh | ~(usual > 0), cautious, usual))
+        found = search(objective, x, value, gradient, p, jnp.where((is_fresh & has_unit_step) | ~(usual > 0), cautious, usual))
         moved = found.step > 0
         after = update(rule, p, found.step * p, found.gradient - gradient, found.gradient)
-        memory = Descent(_choose(moved, after, start(gradient)), ~moved, jnp.where(moved, found.step * (gradient @ p), drop))
+        memory = Descent(_choose(moved, after, start(gradient)), ~moved, jnp.where(moved, found.step * (gradient @ p), 0))
         status = jnp.where(~moved & is_fresh, LINE_SEARCH, iterate.status)
-        return Iterate(found.x, found.value, found.gradient, memory, status, iterate.iterations, iterate.evaluations + found.evaluations)
+        return iterate._replace(
+            x=found.x,
+            value=found.value,
+            gradient=found.gradient,
+            memory=memory,
+            status=status,
+            evaluations=iterate.evaluations + found.evaluations,
+        )
 
     return Method(init, step)
 
@@ -87,7 +96,7 @@ def gradient_descent(search: LineSearch | None = None) -> Method:
     >>> bool(minimize(lambda x: (x**2).sum(), jnp.ones(3), method=gradient_descent()).converged)
     True
     """
-    return descent(lambda g: (), lambda rule, g: -g, lambda rule, p, s, y, g: (), search or strong_wolfe(), has_unit_step=False)
+    return descent(lambda g: (), lambda rule, objective, x, g: -g, lambda rule, p, s, y, g: (), search or strong_wolfe(), has_unit_step=False)
 
 
 def nonlinear_cg(kind: str = "polak-ribiere", search: LineSearch | None = None) -> Method:
@@ -127,7 +136,7 @@ def nonlinear_cg(kind: str = "polak-ribiere", search: LineSearch | None = None) 
         conjugate = beta(p, y, gradient - y, gradient)
         return jnp.where(jnp.isfinite(conjugate), conjugate, 0) * p
 
-    return descent(jnp.zeros_like, lambda rule, g: rule - g, update, search or strong_wolfe(curvature=0.1), has_unit_step=False)
+    return descent(jnp.zeros_like, lambda rule, objective, x, g: rule - g, update, search or strong_wolfe(curvature=0.1), has_unit_step=False)
 
 
 def _choose(condition: Array, yes: Any, no: Any) -> Any:

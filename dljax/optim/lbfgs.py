@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dljax.core.checks import check_int
 from dljax.optim.descent import descent
 from dljax.optim.line_search import LineSearch, strong_wolfe
-from dljax.optim.method import Method
+from dljax.optim.method import Method, Objective
 
 
 class LBFGSMemory(NamedTuple):
@@ -57,7 +57,7 @@ def lbfgs(memory_size: int = 10, search: LineSearch | None = None) -> Method:
         rows, square = jnp.zeros((memory_size, gradient.size), gradient.dtype), jnp.zeros((memory_size, memory_size), gradient.dtype)
         return LBFGSMemory(rows, rows, square, square[0], square, jnp.ones((), gradient.dtype))
 
-    def direction(memory: LBFGSMemory, gradient: Array) -> Array:
+    def direction(memory: LBFGSMemory, objective: Objective, x: Array, gradient: Array) -> Array:
         S, Y, inverse, curvatures, gram, scale = memory
         along, across = S @ gradient, Y @ gradient
         solved = inverse @ along

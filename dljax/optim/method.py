@@ -13,6 +13,9 @@ from dljax.core.tree import named_leaves
 
 RUNNING, CONVERGED, MAX_ITERATIONS, LINE_SEARCH, NOT_DESCENT, SINGULAR, NOT_FINITE, NO_PROGRESS = range(8)
 
+# Iterations without any gain that is more than rounding.
+_PATIENCE = 20
+
 MESSAGES: Mapping[int, str] = {
     RUNNING: "still running",
     CONVERGED: "converged: the largest component of the gradient is within the tolerance",
@@ -21,7 +24,7 @@ MESSAGES: Mapping[int, str] = {
     NOT_DESCENT: "the search direction does not go downhill: the Hessian is not positive definite; take damped-newton or newton-cg",
     SINGULAR: "the Hessian is singular; take damped-newton, newton-cg or a quasi-Newton method",
     NOT_FINITE: "the value or the gradient is not finite at the start, or became so; x is the last point where both were",
-    NO_PROGRESS: "the trust region shrank to nothing: the value's precision is used up, or the gradient is wrong",
+    NO_PROGRESS: "neither the value nor the gradient falls any more: their precision is used up, or the gradient is wrong",
 }
 
 
@@ -47,6 +50,7 @@ class Iterate(NamedTuple):
       memory: whatever the method keeps.
       status: [] int32, one of the codes of `MESSAGES`.
       iterations, evaluations: [] int32, steps made and calls of f with its gradient.
+      mark: the value and the norm of the gradient at the last gain, and the iterations [] int32 since.
     """
 
     x: Float[Array, " n"]
@@ -56,6 +60,7 @@ class Iterate(NamedTuple):
     status: Int[Array, ""]
     iterations: Int[Array, ""]
     evaluations: Int[Array, ""]
+    mark: tuple[Array, Array, Array]
 
 
 class Method(NamedTuple):
@@ -74,7 +79,8 @@ def begin(method: Method, objective: Objective, x: Float[Array, " n"], tolerance
     """The first iterate, at x."""
     value, gradient = objective.value_and_grad(x)
     zero = jnp.int32(0)
-    iterate = Iterate(x, value, gradient, method.init(objective, x, value, gradient), zero, zero, jnp.int32(1))
+    mark = value, gradient_norm(gradient), zero
+    iterate = Iterate(x, value, gradient, method.init(objective, x, value, gradient), zero, zero, jnp.int32(1), mark)
     status = jnp.where(_is_finite(value, gradient), _verdict(iterate, tolerance), NOT_FINITE)
     return iterate._replace(status=jnp.int32(status))
 
@@ -83,11 +89,19 @@ def advance(method: Method, objective: Objective, iterate: Iterate, tolerance: A
     """One iteration and its judgement: converged, failed or still running; a point that is not finite is not gone to."""
     after = method.step(objective, iterate)
     after = after._replace(iterations=iterate.iterations + 1)
+    mark = _marked(after)
+    after = after._replace(status=jnp.where((after.status == RUNNING) & (mark[2] > _PATIENCE), NO_PROGRESS, after.status), mark=mark)
     after = after._replace(status=jnp.int32(_verdict(after, tolerance)))
     stay = iterate._replace(status=jnp.int32(NOT_FINITE), iterations=after.iterations, evaluations=after.evaluations)
     is_finite = _is_finite(after.value, after.gradient) & jnp.isfinite(after.x).all()
-    # A direction that is not finite says that the method failed; it says so itself.
     return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, stay)
+
+
+def moved(iterate: Iterate, is_taken: Array, x: Array, value: Array, gradient: Array) -> Iterate:
+    """The iterate at a trial point where that is taken, else where it was; one evaluation more."""
+    pairs = (x, iterate.x), (value, iterate.value), (gradient, iterate.gradient)
+    x, value, gradient = (jnp.where(is_taken, new, old) for new, old in pairs)
+    return iterate._replace(x=x, value=value, gradient=gradient, evaluations=iterate.evaluations + 1)
 
 
 def gradient_norm(gradient: Float[Array, " n"]) -> Float[Array, ""]:
@@ -104,7 +118,7 @@ def flat_objective(who: str, fun: Callable[[Params], Any], x0: Params) -> tuple[
     x, unravel = _flat(who, x0)
     made = jax.eval_shape(fun, x0)
     if not isinstance(made, jax.ShapeDtypeStruct) or made.shape != () or not jnp.issubdtype(made.dtype, jnp.floating):
-        raise ValueError(f"{who}: fun must return one real number, got {_described(made)}; sum or average it, or say has_aux=True for (value, aux)")
+        raise ValueError(f"{who}: fun must return one real number, got {_described(made)}; sum or average it, or say has_aux=True")
 
     def value(x: Array) -> Array:
         return jnp.asarray(fun(unravel(x)), x.dtype)
@@ -140,7 +154,9 @@ def flat_residuals(who: str, residuals: Callable[[Params], Any], x0: Params) -> 
 def _flat(who: str, x0: Params) -> tuple[Array, Callable[[Array], Params]]:
     for name, leaf in named_leaves(x0):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(f"{who}: x0 must hold real floating-point numbers, got {jnp.result_type(leaf)} at {name or 'its only leaf'}; write 1.0 for 1")
+            raise ValueError(
+                f"{who}: x0 must hold real floating-point numbers, got {jnp.result_type(leaf)} at {name or 'its only leaf'}; write 1.0 for 1"
+            )
     x, unravel = ravel_pytree(x0)
     if not x.size:
         raise ValueError(f"{who}: x0 must hold at least one number, got {x0!r}")
@@ -149,6 +165,13 @@ def _flat(who: str, x0: Params) -> tuple[Array, Callable[[Array], Params]]:
 
 def _verdict(iterate: Iterate, tolerance: Any) -> Array:
     return jnp.where(gradient_norm(iterate.gradient) <= tolerance, CONVERGED, iterate.status)
+
+
+def _marked(iterate: Iterate) -> tuple[Array, Array, Array]:
+    value, norm, since = iterate.mark  # only gains move them, or many small ones would never add up to one
+    now = gradient_norm(iterate.gradient)
+    is_gain = (iterate.value < value - 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)) | (now < 0.9 * norm)
+    return jnp.where(is_gain, iterate.value, value), jnp.where(is_gain, now, norm), jnp.where(is_gain, 0, since + 1)
 
 
 def _is_finite(value: Array, gradient: Array) -> Bool[Array, ""]:

@@ -13,11 +13,19 @@ from dljax.core.contract import Batch, Key, Learner, Metrics, Numeric, Params
 from dljax.optim.descent import gradient_descent, nonlinear_cg
 from dljax.optim.lbfgs import lbfgs
 from dljax.optim.method import CONVERGED, MAX_ITERATIONS, MESSAGES, RUNNING, Iterate, Method, Objective, advance, begin, flat_objective, gradient_norm
+from dljax.optim.newton import damped_newton, newton, newton_cg
+from dljax.optim.quasi_newton import bfgs, dfp, sr1
 
 METHODS: Mapping[str, Callable[[], Method]] = {
+    "bfgs": bfgs,
+    "damped-newton": damped_newton,
+    "dfp": dfp,
     "gradient-descent": gradient_descent,
     "l-bfgs": lbfgs,
+    "newton": newton,
+    "newton-cg": newton_cg,
     "nonlinear-cg": nonlinear_cg,
+    "sr1": sr1,
 }
 """The methods of `minimize` by name, with their defaults."""
 
@@ -96,14 +104,21 @@ def minimize(
     >>> result.x.round(3).tolist()
     [1.0, 1.0]
     """
-    method = _checked("minimize", method, METHODS, tolerance)
+    method = checked("minimize", method, METHODS, tolerance)
     objective, x, unravel = flat_objective("minimize", (lambda x: fun(x)[0]) if has_aux else fun, x0)
     result = run("minimize", method, objective, x, unravel, tolerance, max_iterations, history)
     return result._replace(aux=fun(result.x)[1]) if has_aux else result
 
 
 def run(
-    who: str, method: Method, objective: Objective, x: Array, unravel: Callable[[Array], Params], tolerance: Numeric, max_iterations: Any, history: bool
+    who: str,
+    method: Method,
+    objective: Objective,
+    x: Array,
+    unravel: Callable[[Array], Params],
+    tolerance: Numeric,
+    max_iterations: Any,
+    history: bool,
 ) -> MinimizeResult:
     """The loop of `minimize` and its siblings, on a flat objective."""
     if not isinstance(max_iterations, jax.core.Tracer):
@@ -150,7 +165,7 @@ def message(result: MinimizeResult) -> str:
     'the value or the gradient is not finite at the start, or became so; x is the last point where both were'
     """
     if jnp.shape(result.status):
-        raise ValueError(f"message: result must be of one problem, got a batch {jnp.shape(result.status)}; take one with jax.tree.map(lambda leaf: leaf[0], result)")
+        raise ValueError(f"message: result must be of one problem, got a batch {jnp.shape(result.status)}; index its leaves first")
     return MESSAGES[int(result.status)]
 
 
@@ -184,7 +199,7 @@ def minimizer(
     >>> state.params.tolist(), bool(done(state))
     ([1.0, 1.0], True)
     """
-    method = _checked("minimizer", method, METHODS, tolerance)
+    method = checked("minimizer", method, METHODS, tolerance)
 
     def problem(params: Params, batch: Batch) -> tuple[Objective, Array, Callable[[Array], Params]]:
         return flat_objective("minimizer", lambda x: fun(x, batch), params)
@@ -208,7 +223,8 @@ def done(state: MinimizerState) -> Bool[Array, ""]:
     return state.iterate.status != RUNNING
 
 
-def _checked(who: str, method: str | Method, methods: Mapping[str, Callable[[], Method]], tolerance: Numeric) -> Method:
+def checked(who: str, method: str | Method, methods: Mapping[str, Callable[[], Method]], tolerance: Numeric) -> Method:
+    """The method of that name, once the options are in order."""
     check_range(who, "tolerance", tolerance, 0)
     if isinstance(method, Method):
         return method

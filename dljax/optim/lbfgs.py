@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dljax.core.checks import check_int
 from dljax.optim.descent import descent
 from dljax.optim.line_search import LineSearch, strong_wolfe
-from dljax.optim.method import Method, Objective
+from dljax.optim.method import Method
 
 
 class LBFGSMemory(NamedTuple):
@@ -53,35 +53,46 @@ def lbfgs(memory_size: int = 10, search: LineSearch | None = None) -> Method:
     """
     check_int("lbfgs", "memory_size", memory_size, minimum=1)
 
-    def start(gradient: Array) -> LBFGSMemory:
-        rows, square = jnp.zeros((memory_size, gradient.size), gradient.dtype), jnp.zeros((memory_size, memory_size), gradient.dtype)
-        return LBFGSMemory(rows, rows, square, square[0], square, jnp.ones((), gradient.dtype))
+    return descent(
+        lambda gradient: start(memory_size, gradient),
+        lambda memory, objective, x, gradient: direction(memory, gradient),
+        lambda memory, p, s, y, gradient: update(memory, s, y),
+        search or strong_wolfe(),
+    )
 
-    def direction(memory: LBFGSMemory, objective: Objective, x: Array, gradient: Array) -> Array:
-        S, Y, inverse, curvatures, gram, scale = memory
-        along, across = S @ gradient, Y @ gradient
-        solved = inverse @ along
-        first = (curvatures * solved + scale * (gram @ solved) - scale * across) @ inverse
-        return -scale * gradient - first @ S + scale * (solved @ Y)
 
-    def update(memory: LBFGSMemory, p: Array, s: Array, y: Array, gradient: Array) -> LBFGSMemory:
-        sy, yy = s @ y, y @ y
-        S, Y = _appended(memory.steps, s), _appended(memory.changes, y)
-        kept = memory.inverse[1:, 1:]
-        column = jnp.append(-(kept @ (S[:-1] @ y)), 1) / sy
-        products = Y @ y
-        after = LBFGSMemory(
-            steps=S,
-            changes=Y,
-            inverse=jnp.pad(kept, ((0, 1), (0, 1))).at[:, -1].set(column),
-            curvatures=_appended(memory.curvatures, sy),
-            gram=jnp.pad(memory.gram[1:, 1:], ((0, 1), (0, 1))).at[:, -1].set(products).at[-1].set(products),
-            scale=sy / yy,
-        )
-        is_curved = sy > jnp.finfo(y.dtype).eps * yy
-        return jax.tree.map(lambda new, old: jnp.where(is_curved, new, old), after, memory)
+def start(memory_size: int, gradient: Float[Array, " n"]) -> LBFGSMemory:
+    """An empty memory, for vectors like this gradient."""
+    rows, square = jnp.zeros((memory_size, gradient.size), gradient.dtype), jnp.zeros((memory_size, memory_size), gradient.dtype)
+    return LBFGSMemory(rows, rows, square, square[0], square, jnp.ones((), gradient.dtype))
 
-    return descent(start, direction, update, search or strong_wolfe())
+
+def direction(memory: LBFGSMemory, gradient: Float[Array, " n"]) -> Float[Array, " n"]:
+    """-H g."""
+    S, Y, inverse, curvatures, gram, scale = memory
+    along, across = S @ gradient, Y @ gradient
+    solved = inverse @ along
+    first = (curvatures * solved + scale * (gram @ solved) - scale * across) @ inverse
+    return -scale * gradient - first @ S + scale * (solved @ Y)
+
+
+def update(memory: LBFGSMemory, s: Float[Array, " n"], y: Float[Array, " n"]) -> LBFGSMemory:
+    """With one pair more and the oldest left out."""
+    sy, yy = s @ y, y @ y
+    S, Y = _appended(memory.steps, s), _appended(memory.changes, y)
+    kept = memory.inverse[1:, 1:]
+    column = jnp.append(-(kept @ (S[:-1] @ y)), 1) / sy
+    products = Y @ y
+    after = LBFGSMemory(
+        steps=S,
+        changes=Y,
+        inverse=jnp.pad(kept, ((0, 1), (0, 1))).at[:, -1].set(column),
+        curvatures=_appended(memory.curvatures, sy),
+        gram=jnp.pad(memory.gram[1:, 1:], ((0, 1), (0, 1))).at[:, -1].set(products).at[-1].set(products),
+        scale=sy / yy,
+    )
+    is_curved = sy > jnp.finfo(y.dtype).eps * yy
+    return jax.tree.map(lambda new, old: jnp.where(is_curved, new, old), after, memory)
 
 
 def _appended(rows: Array, new: Array) -> Array:

@@ -20,7 +20,7 @@ MESSAGES: Mapping[int, str] = {
     RUNNING: "still running",
     CONVERGED: "converged: the largest component of the gradient is within the tolerance",
     MAX_ITERATIONS: "stopped after max_iterations; allow more, scale the variables, or take a method with more curvature",
-    LINE_SEARCH: "no step along the search direction decreases the value enough: its precision is used up, or the gradient is wrong",
+    LINE_SEARCH: "no step along the direction decreases the value enough: its precision is used up, the gradient is wrong, or there is no minimum",
     NOT_DESCENT: "the search direction does not go downhill: the Hessian is not positive definite; take damped-newton or newton-cg",
     SINGULAR: "the Hessian is singular; take damped-newton, newton-cg or a quasi-Newton method",
     NOT_FINITE: "the value or the gradient is not finite at the start, or became so; x is the last point where both were",

@@ -46,7 +46,8 @@ def damped_newton(search: LineSearch | None = None) -> Method:
 
       p = -V |Λ|⁻¹ Vᵀ ∇f,   ∇²f = V Λ Vᵀ
 
-    Along directions of negative curvature it goes downhill as far as it would go up; eigenvalues that rounding alone would give count as nε times the largest.
+    Along directions of negative curvature it goes downhill as far as it would go up. No eigenvalue counts as less than nε times the largest, which
+    rounding alone would give.
 
     Args:
       search: `strong_wolfe()` by default.

@@ -9,6 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from dljax.core import tree
 from dljax.core.axis import bound_axis, psum
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Key, Learner, Metrics, Numeric, Params
@@ -49,8 +50,8 @@ def evolve(strategy: Strategy, cost: Callable[[Key, Params], Any], start: Callab
       cost: `(key, params) -> []` of one candidate, to be minimised (a return is maximised by its negative); it may be random.
       start: `(key, batch) -> params`, where to begin: a model's initialisation.
     Returns:
-      A learner on empty batches with metrics `cost` (mean of the generation), `generation_best` and `best` (of all so far), [] each. Candidates of cost
-      that is not finite are left out of the mean. `learner.params(state)` is the strategy's mean; `state.best` the best candidate.
+      A learner on empty batches with metrics `cost` (mean of the generation), `generation_best` and `best` (of all so far), [] each. Candidates whose
+      cost is not finite are left out of the mean. `learner.params(state)` is the strategy's mean; `state.best` the best candidate.
 
     >>> learner = evolve(random_search(8), lambda key, x: (x**2).sum(), lambda key, batch: jnp.ones(3))
     >>> state = learner.init(jax.random.key(0), ())
@@ -71,9 +72,12 @@ def evolve(strategy: Strategy, cost: Callable[[Key, Params], Any], start: Callab
         _, unravel = ravel_pytree(state.params)
         inner, population = strategy.ask(ask_key, state.strategy)
         costs = _evaluated(lambda key, x: jnp.asarray(cost(key, unravel(x)), population.dtype), cost_key, population)
-        inner = strategy.tell(inner, population, costs)
+        told = strategy.tell(inner, population, costs)
+        # A distribution that has shrunk to a point divides by zero: it stays as it was.
+        is_sound = tree.is_finite(told)
+        inner = jax.tree.map(lambda new, old: jnp.where(is_sound, new, old), told, inner)
         is_finite = jnp.isfinite(costs)
-        winner = jnp.argmin(jnp.where(is_finite, costs, jnp.inf))
+        winner = jnp.argmin(finite(costs))
         is_better = is_finite[winner] & (costs[winner] < state.best_cost)
         best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), unravel(population[winner]), state.best)
         best_cost = jnp.where(is_better, costs[winner], state.best_cost)

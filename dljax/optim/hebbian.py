@@ -22,15 +22,15 @@ def oja(*, num_components: int = 1, learning_rate: Numeric = 0.01) -> Learner:
 
       y = W x,   ΔW = α (y xᵀ - lower(y yᵀ) W)
 
-    For one neuron this is Oja's rule, Δw = α y (x - y w), whose weights tend to the first principal component, of length one. For more it is Sanger's:
-    each neuron sees what those before it have left.
+    For one neuron this is Oja's rule, Δw = α y (x - y w), whose weights tend to the first principal component, of length one. For more it is
+    Sanger's: each neuron sees what those before it have left.
 
     Args:
       num_components: K >= 1 neurons.
       learning_rate: α > 0, well below 1 / E|x|²; may be traced.
     Returns:
-      A learner on batches `{"x": [B, D]}`, updates averaged over B, with metrics `reconstruction_error` [], mean of |x - Wᵀy|², and `length` [], mean |w|.
-      `encode(key, params, x) -> y [B, K]`.
+      A learner on batches `{"x": [B, D]}`, updates averaged over B, with metrics `reconstruction_error` [], mean of |x - Wᵀy|², and
+      `length` [], mean |w|. Its function is `encode(key, params, x) -> y [B, K]`.
     Raises:
       ValueError: an option out of its range.
     Source: Oja (1982), J. Math. Biology 15; Sanger (1989), Neural Networks 2.

@@ -103,9 +103,7 @@ def test_worthless_candidates_are_the_worst():
 
     @jax.jit
     def all_of_them(key):
-        return {
-            name: evolved(one, cost, jnp.array([2.0, 2.0]), key, 60) for name, one in STRATEGIES.items() if name in ("cma_es", "snes", "openai_es")
-        }
+        return {name: evolved(one, cost, jnp.array([2.0, 2.0]), key, 60) for name, one in some.items()}
 
     for name, (state, best) in all_of_them(jax.random.key(0)).items():
         assert is_finite(state), name

@@ -14,7 +14,7 @@ from dljax.core.contract import Numeric
 class AMSGradState(NamedTuple):
     """Step [], means of the gradient and of its square, and the largest mean of the square so far, like the parameters."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     mean: Any
     square: Any
     largest: Any
@@ -50,13 +50,13 @@ def amsgrad(learning_rate: optax.ScalarOrSchedule, b1: Numeric = 0.9, b2: Numeri
         return AMSGradState(jnp.int32(0), zeros, zeros, zeros)
 
     def update(grads: Any, state: AMSGradState, params: Any = None) -> tuple[Any, AMSGradState]:
-        count = state.count + 1
+        step = state.step + 1
         mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, grads)
         square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.square, grads)
         largest = jax.tree.map(jnp.maximum, state.largest, square)
-        first, second = 1 - b1**count, 1 - b2**count
+        first, second = 1 - b1**step, 1 - b2**step
         updates = jax.tree.map(lambda m, v: (m / first / (jnp.sqrt(v / second) + eps)).astype(m.dtype), mean, largest)
-        return updates, AMSGradState(count, mean, square, largest)
+        return updates, AMSGradState(step, mean, square, largest)
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
@@ -64,7 +64,7 @@ def amsgrad(learning_rate: optax.ScalarOrSchedule, b1: Numeric = 0.9, b2: Numeri
 class NadamState(NamedTuple):
     """Step [], the product of the momenta so far [], means of the gradient and of its square, like the parameters."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     product: Float[Array, ""]
     mean: Any
     square: Any
@@ -104,17 +104,17 @@ def nadam(
         return NadamState(jnp.int32(0), jnp.ones((), jnp.result_type(float)), zeros, zeros)
 
     def update(grads: Any, state: NadamState, params: Any = None) -> tuple[Any, NadamState]:
-        count = state.count + 1
-        now, following = (b1 * (1 - 0.5 * 0.96 ** (step * momentum_decay)) for step in (count, count + 1))
+        step = state.step + 1
+        now, following = (b1 * (1 - 0.5 * 0.96 ** (number * momentum_decay)) for number in (step, step + 1))
         product = state.product * now
         mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, grads)
         square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.square, grads)
-        ahead, here, second = following / (1 - product * following), (1 - now) / (1 - product), 1 - b2**count
+        ahead, here, second = following / (1 - product * following), (1 - now) / (1 - product), 1 - b2**step
 
         def direction(m: Array, g: Array, v: Array) -> Array:
             return ((ahead * m + here * g) / (jnp.sqrt(v / second) + eps)).astype(m.dtype)
 
-        return jax.tree.map(direction, mean, grads, square), NadamState(count, product, mean, square)
+        return jax.tree.map(direction, mean, grads, square), NadamState(step, product, mean, square)
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 

@@ -11,6 +11,8 @@ from scipy import optimize
 
 from dljax.optim import least_squares, minimize
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-8
 PEERS = {
     "bfgs": ("BFGS", {"gtol": TOLERANCE}),
@@ -42,7 +44,7 @@ def count(solve) -> int:
     return sum(is_solved(problem, float(f)) for problem, f in zip(PROBLEMS.values(), found, strict=True))
 
 
-@pytest.mark.parametrize("method", [pytest.param(name, marks=[] if name == "l-bfgs" else pytest.mark.slow) for name in PEERS])
+@pytest.mark.parametrize("method", PEERS)
 def test_3_3_as_many_classical_problems_are_solved_as_by_scipy(method):
     peer, options = PEERS[method]
     with jax.enable_x64(True), warnings.catch_warnings():
@@ -59,7 +61,6 @@ def test_3_3_as_many_classical_problems_are_solved_as_by_scipy(method):
         assert solved(method) >= count(solve)
 
 
-@pytest.mark.slow
 def test_3_3_levenberg_marquardt_solves_as_many_as_minpack():
     with jax.enable_x64(True):
         residuals, jacobian = jax.jit(all_residuals), jax.jit(jax.jacfwd(all_residuals, 1))
@@ -71,7 +72,6 @@ def test_3_3_levenberg_marquardt_solves_as_many_as_minpack():
         assert solved("levenberg-marquardt") >= count(solve) == len(PROBLEMS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ALONE)
 def test_3_3_classical_problems_of_methods_that_scipy_lacks(method):
     with jax.enable_x64(True):

@@ -113,9 +113,9 @@ def test_worthless_candidates_are_the_worst():
 def test_devices_share_the_population():
     learner = optim.evolve(optim.snes(8), lambda key, x: (x**2).sum() + jax.random.normal(key), lambda key, batch: jnp.ones(2))
     state = learner.init(jax.random.key(0), ())
-    alone, _ = learner.step(jax.random.key(1), state, ())
+    alone, _ = jax.jit(learner.step)(jax.random.key(1), state, ())
     with bind_axis("data"):
-        together, _ = jax.vmap(lambda _: learner.step(jax.random.key(1), state, ()), axis_name="data")(jnp.arange(4))
+        together, _ = jax.jit(jax.vmap(lambda _: learner.step(jax.random.key(1), state, ()), axis_name="data"))(jnp.arange(4))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[3], rtol=1e-6), alone, together)
         with pytest.raises(ValueError, match=r"evolve: population_size must be a multiple of the 3 devices, got 8"):
             jax.vmap(lambda _: learner.step(jax.random.key(1), state, ()), axis_name="data")(jnp.arange(3))

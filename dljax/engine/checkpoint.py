@@ -236,6 +236,11 @@ def read(found: Found, shapes: Any, *, per_device: bool = False) -> Any:
     return with_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)
 
 
+def import_orbax_meanwhile() -> None:
+    """Start to import Orbax in a thread: it takes a quarter of a second, in which the device computes."""
+    threading.Thread(target=_import_orbax, daemon=True).start()
+
+
 def _import_orbax() -> Any:
     """Orbax, imported where it is used, for it takes seconds; it is not to log the traceback of what is raised here anyhow."""
     import orbax.checkpoint

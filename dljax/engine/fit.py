@@ -21,7 +21,7 @@ from dljax.core.checks import check_int
 from dljax.core.contract import EMPTY, Data, HostSource, Key, Learner, Params, Source, State
 from dljax.core.experiment import Experiment
 from dljax.core.tree import is_key, num_bytes, num_params
-from dljax.engine.checkpoint import Checkpoints, Found, read
+from dljax.engine.checkpoint import Checkpoints, Found, import_orbax_meanwhile, read
 from dljax.engine.folder import RunFolder, read_config
 from dljax.engine.host import Chunk, Feed, stacked
 from dljax.engine.log import JsonLines, Logger, Progress, Record, TensorBoard, Values, divided, number
@@ -265,6 +265,8 @@ class _Trainer:
             segments = []  # it had stopped early, and was killed before it could say so
         if self.progress is not None:
             self.progress.begin()
+        if self.checkpoints is not None and segments:
+            import_orbax_meanwhile()
         self.trained = self.saved = time.perf_counter()
         self.has_begun = True
         with interruptible() as interrupted, counted() as compilations:

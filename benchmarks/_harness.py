@@ -5,7 +5,7 @@ A benchmark script says what its tasks are and calls `main`:
     def prepare(work): ...   # initial weights and batches for everybody, a dict of arrays, nested as it likes
     def ours(work):          # runs in a process of its own; imports what it needs
         ...
-        return run           # run(steps) -> losses, or a function that finds them while the clock stands: goes on where it stood, and is done when it returns
+        return run           # run(steps) -> losses, or a function that finds them off the clock: goes on where it stood, and is done when it returns
 
     if __name__ == "__main__":
         main([Task("mlp", "steps/s", {"dljax": ours, "PyTorch: eager": eager, "PyTorch: compiled": compiled}, prepare=prepare, chunk=100)])

@@ -1,14 +1,15 @@
 """PPO on CartPole beside Stable-Baselines3 and rejax: environment steps a second, and how long from the shell to a trained agent.
 
-A chunk is a whole training from fresh weights, each with a seed of its own. In place of its loss stands the mean return of the greedy policy in a hundred
-episodes of gymnasium's CartPole-v1, the same judge for everybody, who sits while the clock stands. After half a million steps the returns must agree;
-after fewer a seed in five is still anywhere below 500, whoever trains. Two networks of two layers of 64, tanh, Adam.
-"100k" and "500k" have the options of the recipe cartpole/ppo: 16 environments, 64 steps a rollout, 4 epochs of 4 minibatches of 256, a rate
-that falls linearly from 2.5e-3 to zero. "Baselines' defaults" has what Stable-Baselines3 does where nothing is said: one environment, 2,048 steps a
-rollout, 10 epochs of minibatches of 64, a rate of 3e-4.
+A chunk is a whole training from fresh weights, each with a seed of its own. In place of its loss stands the mean return of the greedy policy in a
+hundred episodes of gymnasium's CartPole-v1, the same judge for everybody, off the clock. After half a million steps the returns must agree; after
+fewer a seed in five is still anywhere below 500, whoever trains. Two networks of two layers of 64, tanh, Adam. "100k" and "500k" have the options of
+the recipe cartpole/ppo: 16 environments, 64 steps a rollout, 4 epochs of 4 minibatches of 256, a rate that falls linearly from 2.5e-3 to zero.
+"Baselines' defaults" has what Stable-Baselines3 does where nothing is said: one environment, 2,048 steps a rollout, 10 epochs of minibatches of 64,
+a rate of 3e-4.
 
-Everybody computes on one thread, where each is fastest (`NPROC=1` tells it to XLA). rejax clips each number of a gradient where the others clip its norm, clips the
-value's steps too, takes a truncation for a termination, and was written for an older gymnax, whose shorter tuples are handed to it.
+Everybody computes on one thread, where each is fastest; ours is `NPROC=1 dljax train cartpole/ppo --cores 1`. rejax clips each number of a gradient
+where the others clip its norm, clips the value's steps too, takes a truncation for a termination, and was written for an older gymnax, whose shorter
+tuples are handed to it.
 """
 
 import math
@@ -57,7 +58,7 @@ def learning_rate(work: Work):
 
 
 def ours(work: Work):
-    """The engine's program, as `dljax train` runs it."""
+    """The engine's program."""
     import jax
     import optax
 
@@ -67,7 +68,7 @@ def ours(work: Work):
     from dljax.engine.program import Loop, Program
     from dljax.rl import ActorCritic, PPOConfig, cartpole, ppo
 
-    Launch().start()
+    Launch(cores=1).start()
     config = PPOConfig(**{name: work.options[name] for name in ("num_envs", "horizon", "epochs", "minibatches")})
     learner = ppo(cartpole(), ActorCritic(2, WIDTHS), optax.adam(learning_rate(work), eps=1e-5), config)
     program = Program(learner, EMPTY, every=work.chunk)

@@ -1,12 +1,13 @@
 """A spline flow on the eight Gaussians beside flowjax and nflows: steps a second, and what comes of compilation.
 
-Everybody has the architecture of the recipe eight-gaussians/spline-flow: coupling layers with a reversal of the features after each, monotone
-rational-quadratic splines that are the identity outside of [-4, 4], conditioners of two hidden SiLU layers, Adam at a constant rate on the mean negative
-log-likelihood. Ours begins at the identity and learns a scale (`act_norm`), whose data are drawn within the program; the others begin at random splines,
-and get their batches ready in memory and divided by the deviation. The losses, means over the second half of a chunk, therefore agree only to a few
-per cent.
+Everybody has the architecture of the recipe eight-gaussians/spline-flow: six coupling layers with a reversal of the features after each, monotone
+rational-quadratic splines of eight pieces that are the identity outside of [-4, 4], conditioners of two hidden SiLU layers, Adam at a constant rate on
+the mean negative log-likelihood. Ours begins at the identity, learns a scale (`act_norm`) and draws its data within the program; the others begin at
+random splines and get their batches ready in memory, divided by the deviation. The losses, means over the second half of a chunk, therefore agree
+only to a few per cent.
 
-Ours is the engine's program; flowjax has its own training step and a scan over it; nflows computes on one thread, where it is fastest, with fused Adam.
+Ours is the engine's program. flowjax has its own training step, and beside it a scan over that step, which its user would write by hand. nflows
+computes on one thread, where it is fastest, with fused Adam.
 """
 
 from _harness import Contestant, Task, Work, main

@@ -1,9 +1,9 @@
 """Sweeps over seeds beside torch.func's vmap and a loop in PyTorch: steps of members a second.
 
-Every member has weights and batches of its own, the same for everybody, an MLP of scikit-learn's digits and a CNN of Fashion-MNIST, both small; the loss
-is the mean over the members. "dljax" is what
-`dljax.sweep` does when nothing is said: it measures its ways and takes the fastest; its ways stand beside it as "batching". "torch.func" is the
-recipe of PyTorch's tutorial on model ensembling with one fused Adam for all members, "PyTorch" the usual loop with a fused Adam for each.
+Every member has weights and batches of its own, the same for everybody, an MLP on scikit-learn's digits or a CNN on Fashion-MNIST, both small; the
+loss is the mean over the members. "dljax" is what `dljax.sweep` does when nothing is said: it measures its ways and takes the fastest; its ways
+stand beside it as "batching". "torch.func" is the recipe of PyTorch's tutorial on model ensembling with one fused Adam for all members, "PyTorch" the
+usual loop with a fused Adam for each. torch.func and PyTorch get their batches ready in memory.
 """
 
 from types import SimpleNamespace

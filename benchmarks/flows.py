@@ -1,8 +1,8 @@
 """A spline flow on the eight Gaussians beside flowjax and nflows: steps a second, and what comes of compilation.
 
 Everybody has the architecture of the recipe eight-gaussians/spline-flow: six coupling layers with a reversal of the features after each, monotone
-rational-quadratic splines of eight pieces that are the identity outside of [-4, 4], conditioners of two hidden SiLU layers, Adam at a constant rate on
-the mean negative log-likelihood. Ours begins at the identity, learns a scale (`act_norm`) and draws its data within the program; the others begin at
+rational-quadratic splines of eight pieces that are the identity outside of [-4, 4], conditioners of two hidden SiLU layers, Adam at a constant rate
+on the mean negative log-likelihood. Ours begins at the identity, learns a scale (`act_norm`) and draws its data within the program; the others begin at
 random splines and get their batches ready in memory, divided by the deviation. The losses, means over the second half of a chunk, therefore agree
 only to a few per cent.
 

@@ -2,8 +2,8 @@
 
 Everybody has the architecture of the recipe eight-gaussians/spline-flow: six coupling layers with a reversal of the features after each, monotone
 rational-quadratic splines of eight pieces that are the identity outside of [-4, 4], conditioners of two hidden SiLU layers, Adam at a constant rate
-on the mean negative log-likelihood. Ours begins at the identity, learns a scale (`act_norm`) and draws its data within the program; the others begin at
-random splines and get their batches ready in memory, divided by the deviation. The losses, means over the second half of a chunk, therefore agree
+on the mean negative log-likelihood. Ours begins at the identity, learns a scale (`act_norm`) and draws its data within the program; the others begin
+at random splines and get their batches ready in memory, divided by the deviation. The losses, means over the second half of a chunk, therefore agree
 only to a few per cent.
 
 Ours is the engine's program. flowjax has its own training step, and beside it a scan over that step, which its user would write by hand. nflows

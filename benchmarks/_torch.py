@@ -24,10 +24,10 @@ def full_speed_mkl(folder: Path) -> dict[str, str]:
     return {"LD_PRELOAD": str(library)}
 
 
-def mlp(widths):
+def mlp(widths, num_inputs=784):
     from torch import nn
 
-    sizes = [784, *widths]
+    sizes = [num_inputs, *widths]
     hidden = [layer for a, b in zip(sizes, widths, strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], 10))
 
@@ -154,7 +154,7 @@ def model_with_weights(work):
     options, params = work.options, work.arrays()["variables"]["params"]
     if options["model"] in ("mlp", "cnn"):
         if options["model"] == "mlp":
-            model = mlp(options["widths"])
+            model = mlp(options["widths"], len(params["Dense_0"]["kernel"]))
         else:
             model = cnn(options["widths"], options["hidden"])
             # JAX flattens [H, W, C], torch [C, H, W].

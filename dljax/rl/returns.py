@@ -1,6 +1,5 @@
 """Returns and advantages of one trajectory: discounted sums that know what an episode's end means."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -96,15 +95,13 @@ def discounted_returns(
     return lambda_returns(rewards, next_values, terminated, truncated, discount, 1.0)
 
 
-# Compiled once, also where the caller is not.
-@jax.jit
 def _discounted_sums(terms: Float[Array, "T"], decays: Float[Array, "T"], last: Float[Array, ""]) -> Float[Array, "T"]:
-    """The recursion y_t = x_t + d_t y_{t+1} from behind, in log T passes over the array instead of T steps."""
-    decays = decays.astype(terms.dtype)
-    terms = terms.at[-1].add(decays[-1] * last)
-    return lax.associative_scan(_joined, (decays, terms), reverse=True)[1]
+    """The recursion y_t = x_t + d_t y_{t+1} from behind."""
+    return lax.scan(_add_discounted, last, (terms, decays.astype(terms.dtype)), reverse=True)[1]
 
 
-def _joined(after: tuple[Array, Array], before: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Two maps y -> x + d y as one, the later applied first."""
-    return before[0] * after[0], before[1] + before[0] * after[1]
+def _add_discounted(after: Float[Array, ""], row: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Not inside: a function that is the same at every call is compiled once, also without jit.
+    term, decay = row
+    total = term + decay * after
+    return total, total

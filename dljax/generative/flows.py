@@ -18,6 +18,7 @@ from dljax.core.axis import pmean
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Params
 from dljax.core.precision import wrap
+from dljax.nn.dense import Dense
 
 type_aliases = ("Mapped",)
 
@@ -258,8 +259,8 @@ def spline_coupling(*, num_bins: int = 8, bound: float = 4.0, hidden: Sequence[i
 
     def network(size: int) -> linen.Module:
         zeros = linen.initializers.zeros
-        hidden_layers = [layer for width in hidden for layer in (linen.Dense(width), linen.silu)]
-        return linen.Sequential([*hidden_layers, linen.Dense(size // 2 * num_params, kernel_init=zeros)])
+        hidden_layers = [layer for width in hidden for layer in (Dense(width), linen.silu)]
+        return linen.Sequential([*hidden_layers, Dense(size // 2 * num_params, kernel_init=zeros)])
 
     def spline(params: Params, size: int, given: Float[Array, " A"]) -> Any:
         raw = wrap(network(size).apply)(params, given).reshape(size // 2, num_params)

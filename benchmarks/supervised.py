@@ -164,7 +164,7 @@ def task(name, chunk, *, quick_torch, torch=TORCH, scanned_is_quick=False, has_k
     contestants = {"dljax": Contestant(ours, first=True)}
     for how, build in torch.items():
         is_usual = how == quick_torch
-        contestants[f"PyTorch: {how}"] = Contestant(build, quick=is_usual, first=is_usual)
+        contestants[f"PyTorch: {how}"] = Contestant(build, quick=is_usual, small=how == "fused Adam", first=is_usual)
         if small is None:  # on an accelerator the processor's matrix library does not matter
             contestants[f"PyTorch at full speed: {how}"] = Contestant(build, env=_torch.full_speed_mkl, quick=is_usual)
     contestants["linen, a jitted step"] = Contestant(linen_per_step, first=True)

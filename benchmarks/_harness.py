@@ -86,6 +86,7 @@ class Contestant:
       build: `work -> run`, or `(run, what it says of itself)`.
       env: `folder -> further environment variables` of its process; `CannotRunError` where it cannot take part. What it makes goes into the folder.
       quick: whether it takes part in quick runs.
+      small: whether it takes part where the sizes of an accelerator are tried out on a CPU.
       first: whether its time to the first result is measured.
       note: a word for the results.
     """
@@ -93,6 +94,7 @@ class Contestant:
     build: Build
     env: Callable[[Path], Mapping[str, str]] | None = None
     quick: bool = True
+    small: bool = True
     first: bool = False
     note: str = ""
 
@@ -130,11 +132,12 @@ class Task:
         return found if isinstance(found, Contestant) else Contestant(found)
 
 
-def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None) -> None:
+def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None, bench: "type[Bench] | None" = None) -> None:
     """The script's command line, for `dljax bench` and for its own workers.
 
     Args:
       gpu: the tasks for `--device gpu`; the same by default.
+      bench: how they are measured; `Bench` by default.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="tasks; all by default")
@@ -152,7 +155,7 @@ def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None) -> None:
     unknown = [name for name in options.names if name not in by_name]
     if unknown:
         parser.error(f"no task {unknown[0]!r}; there are {', '.join(by_name)}")
-    rows, whole = Bench(Path(sys.argv[0]).absolute(), options.quick, options.device).run(
+    rows, whole = (bench or Bench)(Path(sys.argv[0]).absolute(), options.quick, options.device).run(
         [by_name[name] for name in options.names or by_name], options.since
     )
     if options.json:
@@ -163,16 +166,14 @@ def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None) -> None:
 class Bench:
     """A run of one script: it starts the workers, measures, and keeps the results.
 
-    `ROUNDS` and `SECONDS` say how many rounds a run has, at most, and how long they are; the second number is for quick runs.
+    `ROUNDS` and `SECONDS` say how many rounds a run has, at most, and how long they are; the second number is for quick runs and for those on an
+    accelerator, the third where its sizes are tried out on a CPU.
     """
 
-    ROUNDS, SECONDS = (7, 3), (2.0, 0.5)
+    ROUNDS, SECONDS = (7, 3, 2), (2.0, 0.5, 0.1)
 
     def __init__(self, script: Path, quick: bool, device: str) -> None:
         self.script, self.quick, self.device = script, quick, device
-        self.rounds, self.seconds = self.ROUNDS[quick], self.SECONDS[quick]
-        suffix = ("-gpu" if device == "gpu" else "") + ("-quick" if quick else "")
-        self.path = script.parent / "results" / f"{script.stem}{suffix}.json"
 
     def run(self, tasks: Sequence[Task], since: str = "") -> tuple[list[dict[str, Any]], bool]:
         """The rows of all tasks, and whether every contestant that could run did, and agreed."""
@@ -183,6 +184,10 @@ class Bench:
             env = self._env(self.folder / "cache")
             device = accelerator(env)
             self.size = "cpu" if self.device == "cpu" else "small" if device.platform == "cpu" else "gpu"
+            pace = 2 if self.size == "small" else int(self.quick or self.size == "gpu")
+            self.rounds, self.seconds = self.ROUNDS[pace], self.SECONDS[pace]
+            suffix = {"cpu": "", "gpu": "-gpu", "small": "-small"}[self.size] + ("-quick" if self.quick else "")
+            self.path = self.script.parent / "results" / f"{self.script.stem}{suffix}.json"
             header = {"benchmark": self.script.stem, "size": self.size, "quick": self.quick, "machine": machine(), "versions": versions()}
             header["device"] = {"platform": device.platform, "kind": device.kind}
             results = self._kept(header)
@@ -204,7 +209,7 @@ class Bench:
         from _machine import Probe
 
         probe, found = Probe(), {}
-        names = [name for name in task.contestants if not self.quick or task.contestant(name).quick]
+        names = [name for name in task.contestants if self._takes_part(task.contestant(name))]
         path = self.folder / f"{task.name.replace('/', '-')}.npz"
         with self._worker(task, "", path) as worker:
             said = worker.hear()
@@ -212,7 +217,7 @@ class Bench:
         if said:
             _note(f"{task.name}: could not be prepared: {said}")
             return {"date": _now(), "unit": task.unit, "whole": False, "contestants": {}, "rows": []} | said
-        firsts = {} if self.quick else self._first_results(task, [name for name in names if task.contestant(name).first], path)
+        firsts = {} if self.quick or self.size != "cpu" else self._first_results(task, [name for name in names if task.contestant(name).first], path)
         workers: dict[str, Worker] = {}
         try:
             for name in names:
@@ -326,6 +331,9 @@ class Bench:
         return seconds
 
     # Helpers
+
+    def _takes_part(self, contestant: Contestant) -> bool:
+        return contestant.small if self.size == "small" else contestant.quick or not self.quick
 
     def _rows(self, task: Task, found: dict[str, Any], flops: float | None, peak: float, disturbed: bool) -> list[dict[str, Any]]:
         ours = found.get(OURS, {})
@@ -466,7 +474,7 @@ def _serve(task: Task, name: str, work: str) -> None:
             seconds, busy = time.perf_counter() - begin, time.process_time() - busy
             losses = losses() if callable(losses) else losses
             say(seconds=seconds, cpu_seconds=busy, losses=[float(loss) for loss in (() if losses is None else losses)])
-    except ImportError as error:
+    except (ImportError, CannotRunError) as error:
         say(left_out=str(error))
     except Exception as error:
         traceback.print_exc()

@@ -1,6 +1,6 @@
 """Peers in flax.linen as its own examples write them: plain layers, one jitted step a batch, or the same step in `lax.scan`.
 
-The residual net and the LSTM take their layers from `nn`: linen's, or `dljax.nn` for ours, which is the same model with an import changed.
+The residual net, the U-Net and the LSTM take their layers from `nn`: linen's, or `dljax.nn` for ours, which is the same model with an import changed.
 """
 
 from functools import partial
@@ -39,11 +39,15 @@ class CNN(linen.Module):
 
 
 class ResNet(linen.Module):
-    """Basic blocks behind a 3×3 stem as on CIFAR, or bottlenecks behind the 7×7 stem as on ImageNet; projections where shapes change."""
+    """Basic blocks behind a 3×3 stem as on CIFAR, or bottlenecks behind the 7×7 stem as on ImageNet; projections where shapes change.
+
+    With a `scale` above 1 it sees colour pictures in which every pixel of the grey ones is a square of that size.
+    """
 
     stages: tuple[int, ...]
     width: int
     is_bottleneck: bool = False
+    scale: int = 1
     dtype: Any = None
     nn: Any = linen
 
@@ -52,6 +56,8 @@ class ResNet(linen.Module):
         conv = partial(self.nn.Conv, use_bias=False, dtype=self.dtype)
         norm = partial(linen.BatchNorm, use_running_average=False, momentum=0.9, dtype=self.dtype)
         x = x.astype(jnp.float32) / 255
+        if self.scale > 1:
+            x = jnp.repeat(jnp.repeat(jnp.repeat(x, self.scale, 1), self.scale, 2), 3, 3)
         if self.is_bottleneck:
             x = linen.relu(norm()(conv(self.width, (7, 7), 2, padding=3)(x)))
             x = self.nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -84,6 +90,33 @@ class _Block(linen.Module):
         if x.shape != y.shape:
             x = self.norm()(self.conv(out, (1, 1), self.stride)(x))
         return linen.relu(x + y)
+
+
+class UNet(linen.Module):
+    """Two convolutions at every size, halved by pooling and doubled again by transposed convolutions, beside what there was before halving."""
+
+    widths: tuple[int, ...]
+    classes: int
+    dtype: Any = None
+    nn: Any = linen
+
+    @linen.compact
+    def __call__(self, x):
+        def twice(x, width):
+            for _ in range(2):
+                x = linen.relu(self.nn.Conv(width, (3, 3), dtype=self.dtype)(x))
+            return x
+
+        x, halved = x.astype(jnp.float32) / 255, []
+        *widths, deepest = self.widths
+        for width in widths:
+            halved.append(twice(x, width))
+            x = self.nn.max_pool(halved[-1], (2, 2), (2, 2))
+        x = twice(x, deepest)
+        for width in reversed(widths):
+            x = self.nn.ConvTranspose(width, (2, 2), (2, 2), dtype=self.dtype)(x)
+            x = twice(jnp.concatenate([halved.pop(), x], -1), width)
+        return self.nn.Conv(self.classes, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class LSTM(linen.Module):
@@ -164,7 +197,10 @@ def model_and_weights(work):
             model = GPT(vocab_size, options["num_layers"], options["num_heads"], options["width"], dtype)
             return model, {"params": gpt_weights(arrays["variables"]["params"], options["num_heads"])}
         case "resnet":
-            return ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), dtype), arrays["variables"]
+            model = ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), options.get("scale", 1), dtype)
+            return model, arrays["variables"]
+        case "unet":
+            return UNet(options["widths"], options["classes"], dtype), arrays["variables"]
         case "lstm":
             return LSTM(len(arrays["variables"]["params"]["embed"]["embedding"]), options["width"]), arrays["variables"]
         case "gcn":
@@ -178,13 +214,9 @@ def problem(work):
     rest = {name: value for name, value in variables.items() if name != "params"}
     optimizer = optax.adam(work.options["learning_rate"])
 
-    scale = work.options.get("scale", 1)
-
     def step(state, batch):
-        x = enlarged(batch["x"], scale) if scale > 1 else batch["x"]
-
         def objective(params):
-            logits, updated = model.apply({"params": params, **state[1]}, x, mutable=list(rest))
+            logits, updated = model.apply({"params": params, **state[1]}, batch["x"], mutable=list(rest))
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
             if "mask" in batch:
                 return jnp.sum(losses * batch["mask"]) / jnp.sum(batch["mask"]), updated
@@ -255,11 +287,6 @@ def flops(work):
     """Operations of one step by XLA's own count, outside any loop."""
     state, step, stored = problem(work)
     return jax.jit(step).lower(state, stored[0]).cost_analysis()["flops"]
-
-
-def enlarged(pictures, scale):
-    """Pictures of one channel as colour pictures, each pixel a square of `scale` times `scale`."""
-    return jnp.repeat(jnp.repeat(jnp.repeat(pictures, scale, 1), scale, 2), 3, 3)
 
 
 def chunk_means(losses, chunk):

@@ -68,6 +68,37 @@ def resnet(stages, width, is_bottleneck=False):
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 
+def unet(widths, classes):
+    import torch
+    from torch import nn
+
+    def twice(a, b):
+        return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.Conv2d(b, b, 3, padding=1), nn.ReLU())
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = [1, *widths]
+            self.down = nn.ModuleList(twice(a, b) for a, b in zip(sizes, widths, strict=False))
+            wider = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+            self.up = nn.ModuleList(twice(2 * b, b) for _, b in wider)
+            self.head = nn.Conv2d(widths[0], classes, 1)
+            self.enlarge = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in wider)
+            self.halve = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            halved = []
+            for layers in self.down[:-1]:
+                halved.append(layers(x))
+                x = self.halve(halved[-1])
+            x = self.down[-1](x)
+            for enlarge, layers in zip(self.enlarge, self.up, strict=True):
+                x = layers(torch.cat([halved.pop(), enlarge(x)], 1))
+            return self.head(x).movedim(1, -1)
+
+    return UNet()
+
+
 def lstm(vocab_size, width):
     from torch import nn
 
@@ -170,6 +201,15 @@ def model_with_weights(work):
         layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
         for layer, weights in zip(layers, in_order(params), strict=True):
             load(layer, weights.get("kernel", weights.get("scale")), weights.get("bias"))
+        return model
+    if options["model"] == "unet":
+        model = unet(options["widths"], options["classes"])
+        for kind, name in ((torch.nn.Conv2d, "Conv"), (torch.nn.ConvTranspose2d, "ConvTranspose")):
+            for number, layer in enumerate(layer for layer in model.modules() if isinstance(layer, kind)):
+                weights = params[f"{name}_{number}"]
+                # What is transposed in torch is a convolution's gradient: the window the other way round, channels swapped.
+                kernel = weights["kernel"] if name == "Conv" else np.flip(weights["kernel"], (0, 1)).swapaxes(2, 3).copy()
+                load(layer, kernel, weights["bias"])
         return model
     vocab_size = len(params["embed"]["embedding"])
     if options["model"] == "lstm":

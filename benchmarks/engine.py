@@ -23,6 +23,8 @@ from dljax.core import RECIPES, start, unroll
 from dljax.engine import FitConfig, fit
 from dljax.engine.profile import use_compilation_cache
 
+ON_AN_ACCELERATOR = ("cartpole/ppo", "digits/mlp")
+
 
 def chunk_length(experiment, seconds: float) -> int:
     """Steps that take about the given time, at least one."""
@@ -112,13 +114,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--device", default=None)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--since", default="", help="ignored: this benchmark keeps no results")
     options = parser.parse_args()
     use_compilation_cache()
+    is_quick = options.quick or options.device == "gpu"
     rows = []
-    for name in options.names or sorted(RECIPES):
-        rows.append(measure(name, rounds=4 if options.quick else 12, seconds=2.0 if options.quick else 4.0))
+    for name in options.names or (ON_AN_ACCELERATOR if options.device == "gpu" else sorted(RECIPES)):
+        rows.append(measure(name, rounds=4 if is_quick else 12, seconds=2.0 if is_quick else 4.0))
         wall, busy, again = (rows[-1][each] for each in ("overhead", "overhead_of_processors", "recompilations"))
         print(f"{name}: {wall:+.1%} of time, {busy:+.1%} of processor time over a loop by hand, {again} recompilations", file=sys.stderr, flush=True)
     if options.json:

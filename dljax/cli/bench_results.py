@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 
 def read_results(folder: Path, *, quick: bool = False) -> list[Result]:
-    """The results of every benchmark, in the order of their names.
+    """The results of every benchmark, in the order of their names, but for an accelerator's sizes that were tried out on a CPU.
 
     Args:
       quick: those of quick runs, which are kept apart.
@@ -21,7 +21,7 @@ def read_results(folder: Path, *, quick: bool = False) -> list[Result]:
     found = []
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
-        if bool(result.get("quick")) == quick and result.get("tasks"):
+        if bool(result.get("quick")) == quick and result.get("size") != "small" and result.get("tasks"):
             found.append(result)
     return found
 

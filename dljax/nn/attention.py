@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from dljax.core.checks import check_int, check_range
 from dljax.nn.dense import Dense
-from dljax.nn.product import row_product
+from dljax.nn.product import row_product, traced_for_cpu
 
 
 def attention_weights(
@@ -42,25 +42,40 @@ def attention_weights(
 
 
 def attention(
-    query: Float[Array, "*B T H D"], key: Float[Array, "*B S H D"], value: Float[Array, "*B S H F"], mask: Bool[Array, "..."] | None = None
+    query: Float[Array, "*B T H D"],
+    key: Float[Array, "*B S H D"],
+    value: Float[Array, "*B S H F"],
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    is_causal: bool = False,
 ) -> Float[Array, "*B T H F"]:
     """Scaled dot-product attention: the mean of the values under the weights.
 
       y_t = Σ_s a_ts v_s
 
-    Written as two plain products: on the CPU their gradient is as fast as any of the fused forms.
+    On an Nvidia GPU (Ampere or later), in half precision, without a mask, with F = D <= 128 a multiple of 8, it is cuDNN's flash attention, whose
+    memory grows with T and not with T·S; that one has no forward-mode and no second derivatives. Anywhere else it is written as two plain products:
+    on the CPU their gradient is as fast as any of the fused forms.
 
     Args:
       query, key, mask: as for `attention_weights`.
       value: what is read, F numbers for each head.
+      is_causal: whether t reads only s <= t, on top of the mask.
     Raises:
       ValueError: heads or sizes differ.
-    Source: Vaswani et al. (2017), Attention is all you need, eq. 1.
+    Source: Vaswani et al. (2017), Attention is all you need, eq. 1; Dao et al. (2022), FlashAttention.
 
     >>> x = jnp.arange(6.0).reshape(3, 1, 2)
     >>> attention(jnp.zeros_like(x), x, x).tolist()  # all alike: the mean of the values
     [[[2.0, 3.0]], [[2.0, 3.0]], [[2.0, 3.0]]]
     """
+    is_half = all(x.dtype in (jnp.bfloat16, jnp.float16) and x.dtype == query.dtype for x in (query, key, value))
+    is_fitting = query.shape[-2:] == key.shape[-2:] and key.shape == value.shape and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0
+    if mask is None and is_half and is_fitting and query.shape[:-3] == key.shape[:-3] and _has_flash_attention():
+        one_batch = [x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
+        return jax.nn.dot_product_attention(*one_batch, is_causal=is_causal, implementation="cudnn").reshape(query.shape)
+    if is_causal:
+        mask = _causal(mask, query.shape[-3], key.shape[-3])
     return _read(attention_weights(query, key, mask), value)
 
 
@@ -76,7 +91,8 @@ def causal_mask(length: int) -> Bool[Array, "T T"]:
 class FusedSelfAttention(linen.Module):
     """Multi-head self-attention: queries, keys and values are one projection of the same positions, and the heads' readings are projected back.
 
-    The weights [B, H, T, T] are sown as `attention` into the collection `intermediates`.
+    The weights [B, H, T, T] are sown as `attention` into the collection `intermediates` where that is asked for; else, and where none are dropped,
+    they need not be computed, and the layer is as fast as `attention`.
 
     Attributes:
       num_heads: H, a divisor of the width D of the input.
@@ -111,14 +127,15 @@ class FusedSelfAttention(linen.Module):
         check_range("FusedSelfAttention", "dropout_rate", self.dropout_rate, 0, 1)
         if width % self.num_heads:
             raise ValueError(f"FusedSelfAttention: num_heads must divide the width of the input, got {self.num_heads} heads and width {width}")
-        if self.is_causal:
-            mask = causal_mask(length) if mask is None else jnp.logical_and(*jnp.broadcast_arrays(mask, causal_mask(length)))
         qkv = Dense(3 * width, kernel_init=self.kernel_init, name="qkv")(x)
         query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
-        weights = attention_weights(query, key, mask)
-        self.sow("intermediates", "attention", weights)
-        weights = linen.Dropout(self.dropout_rate, deterministic=not train)(weights)
-        return Dense(width, kernel_init=self.out_init, name="out")(_read(weights, value).reshape(x.shape))
+        if self.is_mutable_collection("intermediates") or (train and self.dropout_rate > 0):
+            weights = attention_weights(query, key, _causal(mask, length, length) if self.is_causal else mask)
+            self.sow("intermediates", "attention", weights)
+            y = _read(linen.Dropout(self.dropout_rate, deterministic=not train)(weights), value)
+        else:
+            y = attention(query, key, value, mask, is_causal=self.is_causal)
+        return Dense(width, kernel_init=self.out_init, name="out")(y.reshape(x.shape))
 
 
 class MultiHeadDotProductAttention(linen.MultiHeadDotProductAttention):
@@ -150,6 +167,19 @@ class SelfAttention(MultiHeadDotProductAttention):
         self, inputs_q: Any, mask: Any = None, deterministic: bool | None = None, dropout_rng: Any = None, sow_weights: bool = False
     ) -> Any:
         return super().__call__(inputs_q, mask=mask, deterministic=deterministic, dropout_rng=dropout_rng, sow_weights=sow_weights)
+
+
+def _causal(mask: Bool[Array, "..."] | None, length: int, read: int) -> Bool[Array, "..."]:
+    causal = jnp.tril(jnp.ones((length, read), bool))
+    return causal if mask is None else jnp.logical_and(*jnp.broadcast_arrays(mask, causal))
+
+
+def _has_flash_attention() -> bool:
+    """Whether what is traced now runs on an Nvidia GPU of compute capability 8 or more: cuDNN's flash attention needs one."""
+    if traced_for_cpu() or jax.default_backend() != "gpu":
+        return False
+    major = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")[0]
+    return major.isdecimal() and int(major) >= 8
 
 
 def _read(weights: Float[Array, "*B H T S"], value: Float[Array, "*B S H F"]) -> Float[Array, "*B T H F"]:

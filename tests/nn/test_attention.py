@@ -1,6 +1,7 @@
 """Attention: equal to linen's and torch's in float64, forwards and backwards, and causal."""
 
 import inspect
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from flax import linen
 from jax import lax
 
-from dljax.nn.attention import FusedSelfAttention, attention, attention_weights, causal_mask
+from dljax.nn.attention import FusedSelfAttention, _has_flash_attention, attention, attention_weights, causal_mask
 from dljax.nn.product import row_product
 
 
@@ -28,7 +29,7 @@ def some_heads(seed=0, batch=2, length=5, read=7, heads=3, size=4):
 def value_and_grads(function, *arguments):
     """The function's outputs, and the gradients of an arbitrary weighting of them."""
     outputs, pull = jax.vjp(function, *arguments)
-    return outputs, pull(jnp.cos(jnp.arange(outputs.size, dtype=outputs.dtype)).reshape(outputs.shape))
+    return outputs, pull(jnp.cos(jnp.arange(outputs.size, dtype=float)).astype(outputs.dtype).reshape(outputs.shape))
 
 
 @pytest.mark.parametrize("is_masked", [False, True])
@@ -51,6 +52,54 @@ def test_attention_equals_torch_in_float64():
     np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(grads, as_torch, strict=True):
         np.testing.assert_allclose(ours, theirs.grad.transpose(1, 2), rtol=1e-12, atol=1e-12)
+
+
+def half_heads(**options):
+    """Half-precision heads, and the einsum's outputs and gradients of their values in float32, causal."""
+    halves = [x.astype(jnp.bfloat16) for x in some_heads(**options)]
+    floats = [x.astype(jnp.float32) for x in halves]
+    return halves, value_and_grads(lambda *x: attention(*x, is_causal=True), *floats)
+
+
+def assert_close_in_half_precision(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.05, atol=0.03), ours, theirs)
+
+
+def test_heads_reach_the_flash_kernel_as_they_should(monkeypatch):
+    fused, asked = jax.nn.dot_product_attention, []
+
+    def stand_in(*heads, implementation, **options):
+        asked.append((implementation, options["is_causal"], heads[0].shape))
+        return fused(*heads, implementation="xla", **options)
+
+    monkeypatch.setattr(sys.modules["dljax.nn.attention"], "_has_flash_attention", lambda: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    halves, expected = half_heads(length=6, read=6, size=8)
+    assert_close_in_half_precision(value_and_grads(lambda *x: attention(*x, is_causal=True), *halves), expected)
+    assert asked == [("cudnn", True, (2, 6, 3, 8))]
+    unfit = half_heads(length=6, read=6, size=4)[0]
+    for heads in ((*halves, causal_mask(6)), unfit, some_heads(size=8)):
+        attention(*heads)
+    assert len(asked) == 1  # nothing that the kernel does not do
+    layer, x = FusedSelfAttention(num_heads=2, dropout_rate=0.5), jnp.ones((3, 5, 16), jnp.bfloat16)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer.init(jax.random.key(0), x))
+    del asked[1:]
+    layer.apply(variables, x, mutable=["intermediates"])
+    layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+    assert len(asked) == 1  # asked for the weights, or dropping some, the layer computes them
+    layer.apply(variables, x)
+    assert asked[1:] == [("cudnn", True, (3, 5, 2, 8))]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [64, 1000])
+def test_flash_attention_equals_the_plain_products(length):
+    if not _has_flash_attention():
+        pytest.skip("no GPU with flash attention")
+    halves, expected = half_heads(length=length, read=length, size=64)
+    flash = jax.jit(lambda *x: value_and_grads(lambda *x: attention(*x, is_causal=True), *x))
+    assert "cudnn" in flash.lower(*halves).compile().as_text()
+    assert_close_in_half_precision(flash(*halves), expected)
 
 
 def test_self_attention_equals_linens_with_the_same_weights():

@@ -1,6 +1,6 @@
 """Peers in flax.linen as its own examples write them: plain layers, one jitted step a batch, or the same step in `lax.scan`.
 
-The residual net, the U-Net and the LSTM take their layers from `nn`: linen's, or `dljax.nn` for ours, which is the same model with an import changed.
+From the residual net to the GPT they take their layers from `nn`: linen's, or `dljax.nn` for ours, which is the same model with an import changed.
 """
 
 from functools import partial
@@ -137,6 +137,7 @@ class GPT(linen.Module):
     num_heads: int
     width: int
     dtype: Any = jnp.float32
+    nn: Any = linen
 
     @linen.compact
     def __call__(self, tokens):
@@ -146,10 +147,10 @@ class GPT(linen.Module):
         mask = linen.make_causal_mask(tokens)
         for layer in range(self.num_layers):
             x = linen.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"attention_norm_{layer}")(h)
-            h = h + linen.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, name=f"attention_{layer}")(x, mask=mask)
+            h = h + self.nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, name=f"attention_{layer}")(x, mask=mask)
             x = linen.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"mlp_norm_{layer}")(h)
-            x = linen.gelu(linen.Dense(4 * self.width, dtype=self.dtype, name=f"up_{layer}")(x))
-            h = h + linen.Dense(self.width, dtype=self.dtype, name=f"down_{layer}")(x)
+            x = linen.gelu(self.nn.Dense(4 * self.width, dtype=self.dtype, name=f"up_{layer}")(x))
+            h = h + self.nn.Dense(self.width, dtype=self.dtype, name=f"down_{layer}")(x)
         return embed.attend(linen.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(h)).astype(jnp.float32)
 
 
@@ -196,6 +197,9 @@ def model_and_weights(work):
             vocab_size = len(arrays["variables"]["params"]["embed"]["embedding"])
             model = GPT(vocab_size, options["num_layers"], options["num_heads"], options["width"], dtype)
             return model, {"params": gpt_weights(arrays["variables"]["params"], options["num_heads"])}
+        case "linen-gpt":
+            vocab_size = len(arrays["variables"]["params"]["embed"]["embedding"])
+            return GPT(vocab_size, options["num_layers"], options["num_heads"], options["width"], dtype), arrays["variables"]
         case "resnet":
             model = ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), options.get("scale", 1), dtype)
             return model, arrays["variables"]

@@ -61,6 +61,8 @@ def problem(work: Work):
             model = CNN(10, options["widths"], options["hidden"])
         case "gpt":
             model = GPT(vocab_size, options["context"], options["num_layers"], options["num_heads"], options["width"])
+        case "linen-gpt":
+            model = _linen.GPT(vocab_size, options["num_layers"], options["num_heads"], options["width"], nn=nn)
         case "resnet":
             model = _linen.ResNet(options["stages"], options["width"], options.get("is_bottleneck", False), options.get("scale", 1), nn=nn)
         case "unet":
@@ -178,25 +180,15 @@ def task(name, chunk, *, quick_torch, torch=TORCH, scanned_is_quick=False, has_k
 PICTURES = {"data": "pictures", "batch_size": 128, "learning_rate": 1e-3}
 TEXT = {"data": "text", "learning_rate": 1e-3}
 WITHOUT_LAYOUT = {how: build for how, build in TORCH.items() if how != "channels last"}
+SMALL_GPT = {"num_layers": 4, "num_heads": 4, "width": 128, "context": 128, "batch_size": 16}
 TASKS = [
     task("mlp", 100, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, has_keras=True, model="mlp", widths=(512, 512), **PICTURES),
     task("cnn", 10, quick_torch="channels last", has_keras=True, model="cnn", widths=(32, 64), hidden=128, **PICTURES),
     task("resnet-8", 5, quick_torch="channels last", model="resnet", stages=(1, 1, 1), width=16, padded=2, **PICTURES | {"batch_size": 64}),
     task("u-net", 5, quick_torch="channels last", model="unet", widths=(16, 32, 64), classes=4, **PICTURES | {"batch_size": 64}),
     task("lstm", 20, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, has_keras=True, model="lstm", width=128, context=64, batch_size=32, **TEXT),
-    task(
-        "gpt",
-        5,
-        quick_torch="fused Adam",
-        torch=WITHOUT_LAYOUT,
-        model="gpt",
-        num_layers=4,
-        num_heads=4,
-        width=128,
-        context=128,
-        batch_size=16,
-        **TEXT,
-    ),
+    task("gpt", 5, quick_torch="fused Adam", torch=WITHOUT_LAYOUT, model="gpt", **SMALL_GPT, **TEXT),
+    task("gpt, import changed", 5, quick_torch="", torch={}, model="linen-gpt", **SMALL_GPT, **TEXT),
     task("gcn", 100, quick_torch="sparse features", torch=GRAPH, scanned_is_quick=True, model="gcn", width=16, data="graph", learning_rate=1e-2),
 ]
 HALF = {"precision": "bfloat16", "tolerance": 0.05}

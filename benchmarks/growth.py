@@ -181,7 +181,7 @@ class Axis:
     Attributes:
       name: of the row.
       build: `(work, size) -> (run, {"bytes": memory})`.
-      sizes: on a CPU; quick runs leave out every other one.
+      sizes: on a CPU; quick runs leave out every other one where there are five.
       expected: "time" and "memory" -> the exponent.
       why: where the expected exponents come from.
       further: how many sizes more there are on an accelerator, each twice as large.
@@ -196,7 +196,7 @@ class Axis:
 
     def task(self, device: str) -> Task:
         def contestant(place: int, size: int) -> Contestant:
-            return Contestant(lambda work: self.build(work, size), quick=len(sizes) < 4 or place % 2 == 0, small=place < 2)
+            return Contestant(lambda work: self.build(work, size), quick=place % 2 == 0 or len(self.sizes) < 5, small=place < 2)
 
         sizes = [*self.sizes, *(self.sizes[-1] * 2**more for more in range(1, self.further + 1) if device == "gpu")]
         contestants = {str(size): contestant(place, size) for place, size in enumerate(sizes)}

@@ -181,7 +181,7 @@ class Axis:
     Attributes:
       name: of the row.
       build: `(work, size) -> (run, {"bytes": memory})`.
-      sizes: on a CPU; quick runs leave out every other one.
+      sizes: on a CPU; quick runs leave out every other one where there are five.
       expected: "time" and "memory" -> the exponent.
       why: where the expected exponents come from.
       further: how many sizes more there are on an accelerator, each twice as large.
@@ -196,7 +196,7 @@ class Axis:
 
     def task(self, device: str) -> Task:
         def contestant(place: int, size: int) -> Contestant:
-            return Contestant(lambda work: self.build(work, size), quick=len(sizes) < 4 or place % 2 == 0, small=place < 2)
+            return Contestant(lambda work: self.build(work, size), quick=place % 2 == 0 or len(self.sizes) < 5, small=place < 2)
 
         sizes = [*self.sizes, *(self.sizes[-1] * 2**more for more in range(1, self.further + 1) if device == "gpu")]
         contestants = {str(size): contestant(place, size) for place, size in enumerate(sizes)}
@@ -227,10 +227,10 @@ AXES = [
     Axis("batch", batch, (1024, 2048, 4096, 8192, 16384), LINEAR, "A perceptron does the same for every example, and keeps its activations."),
     Axis("width", width, (512, 1024, 2048, 4096), {"time": 2.0, "memory": 2.0},
          "The matrix between two layers of W units has W² numbers, each with a gradient and two moments.", further=2),
-    Axis("depth", depth, (2, 4, 8, 16, 32), LINEAR, "Every block of a GPT computes and keeps the same."),
+    Axis("depth", depth, (2, 4, 8, 16), LINEAR, "Every block of a GPT computes and keeps the same."),
     Axis("sequence length, attention", sequence_of_attention, (256, 512, 1024, 2048), {"time": 2.0, "memory": 2.0},
          "Each of T positions reads from T; as two plain products all T² weights are kept."),
-    Axis("sequence length, LSTM", sequence_of_an_lstm, (32, 64, 128, 256, 512), LINEAR, "One step of the recurrence after another, each kept."),
+    Axis("sequence length, LSTM", sequence_of_an_lstm, (16, 32, 64, 128, 256), LINEAR, "One step of the recurrence after another, each kept."),
     Axis("nodes", nodes, (2048, 4096, 8192, 16384, 32768), LINEAR, "The degree stays the same, so edges grow with nodes."),
     Axis("environments", environments, (1024, 2048, 4096, 8192, 16384), LINEAR, "Every environment takes the same 64 steps, all kept.", further=2),
     Axis("seeds", seeds, (4, 8, 16, 32, 64), LINEAR, "Every member of a sweep computes and keeps the same.", further=2),

@@ -5,11 +5,11 @@ A benchmark is a script `benchmarks/NAME.py` (not one that starts with `_`). It 
     python benchmarks/NAME.py --json [--quick] [--device cpu|gpu] [--since TIME]
 
 and prints one JSON list of rows as the last thing on stdout; progress and notes go to stderr. A row has `name` (the task), `peer` (what dljax is
-compared with), `unit` (such as "steps/s": more is better; "s": less is), `ours`, `theirs`, `ratio` (how many times better ours is, the median of
-the ratios pair by pair), `peak_share` (the share of the device's measured peak that ours reaches), `agrees` (whether both reach the same loss) and
-`disturbed` (whether something else was computing meanwhile), each null where it does not apply. `--quick` asks for minutes instead of an hour;
-`--since` leaves out what the script's results hold from that time on. A peer that is not installed is left out with a note. Status 0 says that all
-rows were measured and that all contestants agree.
+compared with), `unit` (such as "steps/s": more is better; "s": less is; "exponent of time": neither is), `ours`, `theirs`, `ratio` (how many times
+better ours is, the median of the ratios pair by pair), `peak_share` (the share of the device's measured peak that ours reaches), `agrees` (whether
+both reach the same loss) and `disturbed` (whether something else was computing meanwhile), each null where it does not apply. `--quick` asks for
+minutes instead of an hour; `--since` leaves out what the script's results hold from that time on. A peer that is not installed is left out with a
+note. Status 0 says that all rows were measured and that all contestants agree.
 
 Scripts on `benchmarks/_harness.py` keep what they measure in benchmarks/results/; the README's table and plot are made from these files.
 """
@@ -55,7 +55,7 @@ def bench(
       device: cpu or gpu; the CPU by default.
       fresh: with --all, begin anew instead of going on.
       write: put the table of what is measured into README.md, with the plot.
-      plot: draw benchmarks/results/bench.svg.
+      plot: draw benchmarks/results/bench.svg, and growth.svg where growth was measured.
       json: print JSON.
     """
     folder = benchmarks_folder()

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dljax.cli.bench_growth import PLOT as GROWTH_PLOT
+from dljax.cli.bench_growth import draw_growth, growth_table, is_growth
+
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 PLOT = "bench.svg"
 Result = Mapping[str, Any]
@@ -53,7 +56,7 @@ def strongest(rows: Iterable[Row]) -> dict[str, Row]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown: one table a benchmark, one line a task, one column a group of peers."""
+    """Markdown: one table a benchmark, one line a task, one column a group of peers; of growth the exponents."""
     return "\n\n".join(_table(result) for result in results)
 
 
@@ -61,7 +64,7 @@ def write_table(readme: Path, results: Sequence[Result], plot: str) -> None:
     """Put the tables and the plot between the markers of a README.
 
     Args:
-      plot: the picture's path from the README.
+      plot: the picture's path from the README; that of growth lies beside it.
     Raises:
       ValueError: the README has no markers.
     """
@@ -72,24 +75,36 @@ def write_table(readme: Path, results: Sequence[Result], plot: str) -> None:
         raise ValueError(f"{readme}: has no lines {BEGIN} and {END} to write between; add them")
     head, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
-    picture = f"![How many times as fast as its peers dljax is]({plot})"
-    write_atomically(readme, "".join([head, BEGIN, "\n", picture, "\n\n", table(results), "\n", END, tail]).encode())
+    pictures = [f"![How many times as fast as its peers dljax is]({plot})"]
+    if any(map(is_growth, results)):
+        pictures.append(f"![How time and memory grow]({Path(plot).with_name(GROWTH_PLOT).as_posix()})")
+    write_atomically(readme, "".join([head, BEGIN, "\n", "\n\n".join(pictures), "\n\n", table(results), "\n", END, tail]).encode())
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """How many times as fast dljax is, for every task and group of peers, as an SVG."""
+    """How many times as fast dljax is, for every task and group of peers, as an SVG; how time and memory grow, as one beside it."""
     import matplotlib
 
     from dljax.report.figures import write_atomically
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dljax", "font.size": 9}):
-        write_atomically(path, _drawn(results))
+        write_atomically(path, _svg(_ratios(results)))
+        growth = [result for result in results if is_growth(result)]
+        if growth:
+            write_atomically(path.with_name(GROWTH_PLOT), _svg(draw_growth(growth)))
 
 
-def _drawn(results: Sequence[Result]) -> bytes:
+def _svg(figure: Any) -> bytes:
     import io
 
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    # Matplotlib leaves blanks at the ends of lines, which git shows as mistakes.
+    return re.sub(rb"[ \t]+\n", b"\n", file.getvalue())
+
+
+def _ratios(results: Sequence[Result]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -111,10 +126,7 @@ def _drawn(results: Sequence[Result]) -> bytes:
         axis.grid(axis="x", which="both", linewidth=0.3)
         axis.set_title(_title(result), loc="left", fontsize=9, fontweight="bold")
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    # Matplotlib leaves blanks at the ends of lines, which git shows as mistakes.
-    return re.sub(rb"[ \t]+\n", b"\n", file.getvalue())
+    return figure
 
 
 def _compared(result: Result) -> dict[str, dict[str, Row]]:
@@ -137,6 +149,8 @@ def _tasks(result: Result) -> dict[str, list[Row]]:
 
 
 def _table(result: Result) -> str:
+    if is_growth(result):
+        return f"**{_title(result)}**\n\n{growth_table(result)}\n\n{_footnote(result)}"
     tasks = _tasks(result)
     groups = list(dict.fromkeys(group(row["peer"]) for rows in tasks.values() for row in rows if row["ratio"] is not None))
     lines = [f"| {' | '.join([result['benchmark'], 'dljax', 'of peak', *groups])} |", f"|{' --- |' * (3 + len(groups))}"]
@@ -167,7 +181,10 @@ def _footnote(result: Result) -> str:
     dates = sorted(task["date"][:10] for task in result["tasks"].values())
     is_disturbed = any(row.get("disturbed") for task in result["tasks"].values() for row in task["rows"])
     note = " † Something else was computing meanwhile." if is_disturbed else ""
-    return f"How many times as fast as each peer, the best of its ways (in brackets).{note} {dates[-1]}; {versions}."
+    said = "How many times as fast as each peer, the best of its ways (in brackets)."
+    if is_growth(result):
+        said = "Fitted exponents, those expected in brackets."
+    return f"{said}{note} {dates[-1]}; {versions}."
 
 
 def _short(value: float) -> str:

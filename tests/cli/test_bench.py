@@ -136,6 +136,19 @@ def test_plot_is_the_same_for_the_same_results(tmp_path):
     assert "first result" not in text
 
 
+def test_growth_has_a_table_and_a_plot_of_its_own(tmp_path):
+    growing = {"sizes": [1, 2, 4], "why": "Each of B is alike.", "peer": "expected exponent"}
+    time = row("batch", ratio=None, unit="exponent of time", **growing) | {"ours": 1.04, "theirs": 1.0, "values": [0.01, 0.02, 0.04]}
+    memory = row("batch", ratio=None, unit="exponent of memory", **growing) | {"ours": 0.5, "theirs": 1.0, "values": [2e6, 3e6, 4e6]}
+    growth = result([time, memory])
+    assert "| t | 1.04 (1) | 0.50 (1) | Each of B is alike. |" in table([growth])
+    draw([result([row("mlp", "torch: a", 1.5)]), growth], tmp_path / "bench.svg")
+    text = "".join(xml.etree.ElementTree.parse(tmp_path / "growth.svg").getroot().itertext())
+    assert "time 1.04 (1), memory 0.50 (1)" in text
+    assert "10 ms" in text
+    assert "exponent" not in (tmp_path / "bench.svg").read_text()
+
+
 def test_bench_writes_what_the_results_hold(dljax):
     Path("benchmarks/results").mkdir(parents=True)
     Path("benchmarks/b.py").write_text("")

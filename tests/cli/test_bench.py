@@ -88,7 +88,7 @@ def test_contestants_are_compared_and_failures_are_named(measured):
     ours = result["tasks"]["ten"]["contestants"]["dljax"]
     assert ours["note"] == "of 10"
     assert ours["losses"] == [45.0, 45.0]
-    assert len(ours["rates"]) == 2
+    assert 1 <= len(ours["rates"]) <= 2  # one that is slowed down by others may have used up its time after the first
     assert set(result["machine"]) == {"processor", "cores", "memory_gib", "system"}
     assert result["versions"]["python"]
     assert set(result["tasks"]["ten"]["probe"]) == {"spread", "share", "disturbed"}

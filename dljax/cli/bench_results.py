@@ -184,7 +184,8 @@ def _footnote(result: Result) -> str:
     said = "How many times as fast as each peer, the best of its ways (in brackets)."
     if is_growth(result):
         said = "Fitted exponents, those expected in brackets."
-    return f"{said}{note} {dates[-1]}; {versions}."
+    pace = " A quick run, of a few short rounds." if result["quick"] else ""
+    return f"{said}{pace}{note} {dates[-1]}; {versions}."
 
 
 def _short(value: float) -> str:

@@ -136,7 +136,7 @@ def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None, bench: "type[
     """The script's command line, for `dljax bench` and for its own workers.
 
     Args:
-      gpu: the tasks for `--device gpu`; the same by default.
+      gpu: the tasks for `--device gpu`; none by default.
       bench: how they are measured; `Bench` by default.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.partition("\n")[0])
@@ -147,17 +147,18 @@ def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None, bench: "type[
     parser.add_argument("--since", default="", help="skip tasks that the results hold from this time on (2026-01-31T12:00:00)")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    by_name = {task.name: task for task in (tasks if gpu is None or options.device == "cpu" else gpu)}
+    by_name = {task.name: task for task in (tasks if options.device == "cpu" else gpu or [])}
     if options.worker:
         name, contestant, work = options.worker
         _serve(by_name[name], contestant, work)
         return
     unknown = [name for name in options.names if name not in by_name]
     if unknown:
-        parser.error(f"no task {unknown[0]!r}; there are {', '.join(by_name)}")
-    rows, whole = (bench or Bench)(Path(sys.argv[0]).absolute(), options.quick, options.device).run(
-        [by_name[name] for name in options.names or by_name], options.since
-    )
+        parser.error(f"no task {unknown[0]!r}; there are {', '.join(by_name) or 'none'}")
+    rows, whole = [], True
+    if by_name:
+        measuring = (bench or Bench)(Path(sys.argv[0]).absolute(), options.quick, options.device)
+        rows, whole = measuring.run([by_name[name] for name in options.names or by_name], options.since)
     if options.json:
         print(json.dumps(rows))
     sys.exit(0 if whole else 1)

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dljax.core.checks import check_choice
 from dljax.optim.line_search import LineSearch, strong_wolfe
-from dljax.optim.method import LINE_SEARCH, Iterate, Method, Objective
+from dljax.optim.method import LINE_SEARCH, Iterate, Method, Objective, choose
 
 
 class Descent(NamedTuple):
@@ -61,14 +60,14 @@ def descent(
         x, value, gradient, (rule, is_fresh, drop) = iterate[:4]
         p = direction(rule, objective, x, gradient)
         is_fresh |= ~((gradient @ p < 0) & jnp.isfinite(p).all())
-        p, rule = _choose(is_fresh, (-gradient, start(gradient)), (p, rule))
+        p, rule = choose(is_fresh, (-gradient, start(gradient)), (p, rule))
         # Without curvature a step of length one at most: the gradient's length says nothing about how far the minimum is.
         cautious = jnp.minimum(1, 1 / jnp.linalg.norm(gradient))
         usual = jnp.ones_like(value) if has_unit_step else drop / (gradient @ p)
         found = search(objective, x, value, gradient, p, jnp.where((is_fresh & has_unit_step) | ~(usual > 0), cautious, usual))
         moved = found.step > 0
         after = update(rule, p, found.step * p, found.gradient - gradient, found.gradient)
-        memory = Descent(_choose(moved, after, start(gradient)), ~moved, jnp.where(moved, found.step * (gradient @ p), 0))
+        memory = Descent(choose(moved, after, start(gradient)), ~moved, jnp.where(moved, found.step * (gradient @ p), 0))
         status = jnp.where(~moved & is_fresh, LINE_SEARCH, iterate.status)
         return iterate._replace(
             x=found.x,
@@ -137,7 +136,3 @@ def nonlinear_cg(kind: str = "polak-ribiere", search: LineSearch | None = None) 
         return jnp.where(jnp.isfinite(conjugate), conjugate, 0) * p
 
     return descent(jnp.zeros_like, lambda rule, objective, x, g: rule - g, update, search or strong_wolfe(curvature=0.1), has_unit_step=False)
-
-
-def _choose(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

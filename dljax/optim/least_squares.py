@@ -12,7 +12,7 @@ from dljax.core.checks import check_choice, check_range
 from dljax.core.contract import Numeric, Params
 from dljax.optim.descent import descent
 from dljax.optim.line_search import LineSearch, strong_wolfe
-from dljax.optim.method import NO_PROGRESS, Iterate, Method, Objective, flat_residuals, moved
+from dljax.optim.method import NO_PROGRESS, Iterate, Method, Objective, flat_residuals, moved, rounding
 from dljax.optim.minimize import MinimizeResult, checked, run
 
 
@@ -122,7 +122,7 @@ def levenberg_marquardt(damping: Numeric = 1e-3, solver: str = "dense") -> Metho
         # What the linearised residuals promise: ½|r|² - ½|r + Jp|².
         promised = 0.5 * (damping * (D * p) @ (D * p) - gradient @ p)
         new_value, new_gradient = objective.value_and_grad(x + p)
-        noise = 8 * jnp.finfo(x.dtype).eps * value
+        noise = rounding(value)
         ratio = (value - new_value + noise) / (promised + noise)
         is_taken = jnp.isfinite(ratio) & jnp.isfinite(new_gradient).all() & (ratio > 1e-4)
         shrunk = damping * jnp.maximum(1 / 3, 1 - (2 * ratio - 1) ** 3)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Numeric, Params
-from dljax.optim.method import Objective, flat_objective
+from dljax.optim.method import Objective, choose, flat_objective, rounding
 
 # Value and slope at the step α: the three numbers that a search looks at.
 _Place = tuple[Array, Array, Array]
@@ -83,9 +83,9 @@ def exact_quadratic() -> LineSearch:
         step = jnp.where((slope < 0) & (curvature > 0), -slope / curvature, 0)
         new = x + step * direction
         new_value, new_gradient = objective.value_and_grad(new)
-        is_lower = (step > 0) & (new_value <= value + _noise(value))
+        is_lower = (step > 0) & (new_value <= value + rounding(value))
         start = Found(jnp.zeros_like(step), x, value, gradient, jnp.int32(1), jnp.bool_(False))
-        return _choose(is_lower, Found(step, new, new_value, new_gradient, jnp.int32(1), jnp.bool_(True)), start)
+        return choose(is_lower, Found(step, new, new_value, new_gradient, jnp.int32(1), jnp.bool_(True)), start)
 
     return search
 
@@ -118,7 +118,7 @@ def backtracking(*, decrease: Numeric = 1e-4, shrink: Numeric = 0.5, max_steps: 
             new_value, new_gradient = objective.value_and_grad(new)
             is_lower = new_value <= value + decrease * step * slope
             found = Found(step, new, new_value, new_gradient, before.evaluations, is_lower)
-            return jnp.asarray(shrink * step, step.dtype), _choose(is_lower, found, before)._replace(evaluations=before.evaluations + 1)
+            return jnp.asarray(shrink * step, step.dtype), choose(is_lower, found, before)._replace(evaluations=before.evaluations + 1)
 
         def goes_on(carry: tuple[Array, Found]) -> Array:
             return ~carry[1].is_accepted & (carry[1].evaluations < max_steps) & (slope < 0)
@@ -160,7 +160,7 @@ def strong_wolfe(*, decrease: Numeric = 1e-4, curvature: Numeric = 0.9, max_step
 
     def search(objective: Objective, x: Array, value: Array, gradient: Array, direction: Array, first_step: Array) -> Found:
         slope = gradient @ direction
-        noise = _noise(value)
+        noise = rounding(value)
 
         def body(state: State) -> State:
             trial, low, high, before = state
@@ -174,10 +174,10 @@ def strong_wolfe(*, decrease: Numeric = 1e-4, curvature: Numeric = 0.9, max_step
             # NaN is too high.
             is_end = ~(is_lower & (new_value < low[1])) & ~is_accepted
             turns = new_slope * (high[0] - low[0]) >= 0
-            new_low, new_high = _choose(is_end, low, here), _choose(is_end, here, _choose(turns, low, high))
+            new_low, new_high = choose(is_end, low, here), choose(is_end, here, choose(turns, low, high))
             following = jnp.where(jnp.isinf(new_high[0]), _extended(low, here), _inside(new_low, new_high))
             evaluations = before.evaluations + 1
-            found = _choose(is_end, before, Found(trial, new, new_value, new_gradient, evaluations, is_accepted))
+            found = choose(is_end, before, Found(trial, new, new_value, new_gradient, evaluations, is_accepted))
             return State(following, new_low, new_high, found._replace(evaluations=evaluations))
 
         def goes_on(state: State) -> Array:
@@ -212,14 +212,6 @@ def _extended(before: _Place, here: _Place) -> Array:
     stretch = here[0] - before[0]
     share = (_cubic_minimum(before, here) - here[0]) / stretch
     return here[0] + stretch * jnp.where(share > 0, jnp.clip(share, 1.1, 4.0), 4.0)
-
-
-def _noise(value: Array) -> Array:
-    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-
-
-def _choose(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _shapes(tree: Any) -> Any:

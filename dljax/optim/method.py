@@ -104,6 +104,16 @@ def moved(iterate: Iterate, is_taken: Array, x: Array, value: Array, gradient: A
     return iterate._replace(x=x, value=value, gradient=gradient, evaluations=iterate.evaluations + 1)
 
 
+def choose(condition: Array, yes: Any, no: Any) -> Any:
+    """One of two trees of the same structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def rounding(value: Float[Array, ""]) -> Float[Array, ""]:
+    """How far a difference of values like this one may be nothing but rounding."""
+    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
 def gradient_norm(gradient: Float[Array, " n"]) -> Float[Array, ""]:
     """The largest component in magnitude, which does not grow with the number of variables."""
     return jnp.max(jnp.abs(gradient), initial=0.0)
@@ -170,7 +180,7 @@ def _verdict(iterate: Iterate, tolerance: Any) -> Array:
 def _marked(iterate: Iterate) -> tuple[Array, Array, Array]:
     value, norm, since = iterate.mark  # only gains move them, or many small ones would never add up to one
     now = gradient_norm(iterate.gradient)
-    is_gain = (iterate.value < value - 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)) | (now < 0.9 * norm)
+    is_gain = (iterate.value < value - rounding(value)) | (now < 0.9 * norm)
     return jnp.where(is_gain, iterate.value, value), jnp.where(is_gain, now, norm), jnp.where(is_gain, 0, since + 1)
 
 

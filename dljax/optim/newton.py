@@ -12,7 +12,7 @@ from dljax.core.checks import check_range
 from dljax.core.contract import Numeric
 from dljax.optim.descent import descent
 from dljax.optim.line_search import LineSearch, strong_wolfe
-from dljax.optim.method import NO_PROGRESS, NOT_DESCENT, SINGULAR, Iterate, Method, Objective, moved
+from dljax.optim.method import NO_PROGRESS, NOT_DESCENT, SINGULAR, Iterate, Method, Objective, moved, rounding
 
 
 def newton() -> Method:
@@ -135,7 +135,7 @@ def trust_region(
         promised = -(gradient @ p + 0.5 * p @ curved)
         new_value, new_gradient = objective.value_and_grad(x + p)
         # Differences that are all rounding say nothing against the model (Conn, Gould and Toint, 2000, section 17.4.2).
-        noise = 8 * jnp.finfo(x.dtype).eps * jnp.abs(value)
+        noise = rounding(value)
         ratio = (value - new_value + noise) / (promised + noise)
         ratio = jnp.where(jnp.isfinite(ratio) & jnp.isfinite(new_gradient).all(), ratio, -1)
         length = jnp.linalg.norm(p)

@@ -22,7 +22,7 @@ class Launch:
     Attributes:
       precision: float32, or bf16 to compute in bfloat16 with float32 parameters; by default the model's own types.
       mesh: devices along the axes seed, data and model, such as data=4 or data=2,model=2; by default all, where that pays.
-      cores: on a CPU, how many devices to make of it; by default one for each core.
+      cores: on a CPU, how many cores to use, each of them a device; by default all, or as many as the recipe's steps have work for.
       one_device: use one device only.
       progress: show how far the run is.
       quiet: print nothing but errors.
@@ -39,11 +39,12 @@ class Launch:
     tensorboard: bool = False
     debug: bool = False
 
-    def start(self, devices: int | None = None) -> None:
+    def start(self, devices: int | None = None, cores: int | None = None) -> None:
         """Check the options and set up the devices; to be called before anything starts jax's backend.
 
         Args:
           devices: how many to make of a CPU where no option says, as a resumed run had.
+          cores: how many are of use where no option says: 1 for a recipe of small steps.
         Raises:
           UsageError: an option that does not fit, or devices that cannot be had.
         """
@@ -52,7 +53,8 @@ class Launch:
         sizes = mesh_sizes(self.mesh)
         if self.one_device and (self.cores not in (None, 1) or sizes):
             raise UsageError(f"--one-device and {'--mesh' if sizes else '--cores'} exclude each other; leave one out")
-        _use_cores(1 if self.one_device else self.cores, devices or available_cores())
+        threads = self.cores or (None if self.one_device else cores)
+        _use_cores(1 if self.one_device else self.cores, devices or cores or available_cores(), threads)
         import jax
 
         needed = math.prod(sizes.values())
@@ -73,7 +75,7 @@ class Launch:
         """What a resumed run needs to use the same devices."""
         import jax
 
-        return {"devices": jax.device_count(), "mesh": self.mesh, "one_device": self.one_device}
+        return {"devices": jax.device_count(), "threads": num_threads(), "mesh": self.mesh, "one_device": self.one_device}
 
     def _parallel(self) -> "Parallel | str | None":
         from dljax.engine import Parallel, make_mesh
@@ -119,8 +121,16 @@ def available_cores() -> int:
     return max(cores, 1)
 
 
-def _use_cores(cores: int | None, otherwise: int) -> None:
-    """Make `cores` devices of a CPU, or `otherwise` many where it is None and neither the environment nor a backend that has started says."""
+def num_threads() -> int | None:
+    """How many threads a CPU's devices share, where something has said."""
+    return int(os.environ["NPROC"]) if os.environ.get("NPROC", "").isdecimal() else None
+
+
+def _use_cores(cores: int | None, otherwise: int, threads: int | None) -> None:
+    """Make `cores` devices of a CPU, or `otherwise` many where it is None and neither the environment nor a backend that has started says.
+
+    They compute with so many threads: handing a small operation to another thread takes longer than doing it.
+    """
     if cores is not None and cores < 1:
         raise UsageError(f"--cores must be >= 1, got {cores}")
     import jax
@@ -130,6 +140,8 @@ def _use_cores(cores: int | None, otherwise: int) -> None:
     if not said:
         try:
             jax.config.update("jax_num_cpu_devices", cores or otherwise)
+            if threads is not None:
+                os.environ.setdefault("NPROC", str(threads))  # what XLA's CPU client sizes its pool of threads by, once, when it starts
             return
         except RuntimeError:
             said = "jax, which has started already,"

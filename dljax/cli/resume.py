@@ -65,8 +65,8 @@ def resume(folder: str, steps: int | None, launch: Launch) -> int:
     if trained >= wanted and _is_reported(out):
         print(f"{folder} is done ({trained} steps); `dljax resume {folder} --steps {2 * trained}` extends it")
         return DONE
-    launch, devices = _as_before(launch, config)
-    launch.start(devices)
+    launch, devices, threads = _as_before(launch, config)
+    launch.start(devices, threads)
     if "members" in config:
         grid = {name: [_as(recipe.options[name], value) for value in values] for name, values in config.get("grid", {}).items()}
         describe: dict[str, Any] = {name: config[name] for name in ("recipe", "options", "grid", "seeds") if name in config}
@@ -93,17 +93,18 @@ def _as(default: Any, value: Any) -> Any:
     return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
 
 
-def _as_before(launch: Launch, config: Mapping[str, Any]) -> tuple[Launch, int | None]:
-    """The precision, the mesh and the number of devices that the run was started with, where the command line does not say otherwise."""
+def _as_before(launch: Launch, config: Mapping[str, Any]) -> tuple[Launch, int | None, int | None]:
+    """The precision, the mesh, the devices and the threads that the run was started with, where the command line does not say otherwise."""
     before = config.get("launch")
     before = before if isinstance(before, Mapping) else {}
     precision = config.get("precision")
     if launch.precision is None and precision not in (None, "None"):
         launch = dataclasses.replace(launch, precision=precision)
     if launch.mesh is not None or launch.cores is not None or launch.one_device:
-        return launch, None
+        return launch, None, None
     launch = dataclasses.replace(launch, mesh=before.get("mesh"), one_device=bool(before.get("one_device")))
-    return launch, before.get("devices") if isinstance(before.get("devices"), int) else None
+    devices, threads = (value if isinstance(value := before.get(name), int) else None for name in ("devices", "threads"))
+    return launch, devices, threads
 
 
 def _trained(out: Path) -> int:

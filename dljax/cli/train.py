@@ -70,7 +70,7 @@ def recipe_of(prog: str, args: Sequence[str], *parts: Any, about: str) -> tuple[
 def train(recipe: "Recipe", options: Mapping[str, Any], training: Training, launch: Launch) -> int:
     """Train one seed, or several together, and report."""
     training.check()
-    launch.start()
+    launch.start(cores=recipe.cores if training.seeds == 1 else None)
     if training.seeds > 1:
         from dljax.cli.sweep import Study, run_study
 

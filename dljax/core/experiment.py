@@ -98,6 +98,7 @@ class Recipe:
       minutes: expected time on two CPU cores.
       seeds: over how many seeds the target is a mean.
       data: the data set it trains on, as the catalogue names it; "" for none.
+      cores: how many cores of a CPU its steps have work for; None for all.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Recipe:
     rows: tuple[str, ...] = ()
     seeds: int = 1
     data: str = ""
+    cores: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -119,7 +121,15 @@ RECIPES: dict[str, Recipe] = {}
 
 
 def recipe(
-    name: str, *, chapter: int, target: Target, minutes: float, rows: tuple[str, ...] = (), seeds: int = 1, data: str = ""
+    name: str,
+    *,
+    chapter: int,
+    target: Target,
+    minutes: float,
+    rows: tuple[str, ...] = (),
+    seeds: int = 1,
+    data: str = "",
+    cores: int | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register an experiment under a name; the decorated function stays what it is.
 
@@ -138,7 +148,7 @@ def recipe(
         for option, parameter in inspect.signature(build).parameters.items():
             if parameter.default is inspect.Parameter.empty:
                 raise ValueError(f"recipe: {name!r}: option {option!r} needs a default")
-        RECIPES[name] = Recipe(name, build, chapter, target, minutes, rows, seeds, data)
+        RECIPES[name] = Recipe(name, build, chapter, target, minutes, rows, seeds, data, cores)
         return build
 
     return register

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import functools
+import os
 import signal
 import threading
 import time
@@ -340,6 +341,7 @@ class _Trainer:
     def _header(self) -> str:
         program = self.program
         where = program.parallel.describe() if program.parallel else {"device": jax.devices()[0].device_kind}
+        where |= {"threads": os.environ["NPROC"]} if "NPROC" in os.environ and jax.default_backend() == "cpu" else {}
         memory = f", {program.memory.total / 2**20:,.0f} MiB a device" if program.memory else ""
         begin = f"from step {self.step} to {self.plan.steps}" if self.step else f"{self.plan.steps} steps"
         placed = ", ".join(f"{name}={value}" for name, value in where.items())
@@ -439,7 +441,7 @@ class _Trainer:
             "parallel": self.program.parallel.describe() if self.program.parallel else None,
             "memory_bytes": {**memory._asdict(), "total": memory.total} if memory else None,
             "state_bytes": num_bytes(self.program.shapes),
-            **(self.program.cost(rate) if seconds > 2 or self.config.tensorboard else {}),
+            **(self.program.cost(rate) if seconds > 10 or self.config.tensorboard else {}),
         }
         if self.folder is not None:
             self.folder.write_result(result)

@@ -10,6 +10,7 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     target=AtLeast("return", 475.0, source="gymnasium's CartPole-v1 counts as solved at a mean return of 475 of 500"),
     minutes=0.3,
     seeds=5,
+    cores=1,
 )
 def cartpole_ppo(
     num_envs: int = 16,

@@ -15,6 +15,7 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     minutes=0.2,
     seeds=3,
     data="digits",
+    cores=1,
 )
 def digits_mlp(
     width: int = 256,

@@ -469,28 +469,30 @@ def test_doctor_says_what_is_there_and_what_to_do(dljax, monkeypatch):
 
 DEVICES = """
 import sys
-from dljax.cli.launch import Launch, available_cores
-Launch(**eval(sys.argv[1])).start()
+from dljax.cli.launch import Launch, available_cores, num_threads
+Launch(**eval(sys.argv[1])).start(cores=eval(sys.argv[2]))
 import jax
-print(jax.device_count(), available_cores())
+print(jax.device_count(), num_threads() or 0, available_cores())
 """
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "expected"),
+    ("options", "useful", "environment", "devices", "threads"),
     [
-        ("{}", {}, "cores"),
-        ("{'one_device': True}", {}, 1),
-        ("{'cores': 3}", {}, 3),
-        ("{}", {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
-        ("{}", {"JAX_NUM_CPU_DEVICES": "4"}, 4),
+        ("{}", "None", {}, "cores", 0),
+        ("{'one_device': True}", "1", {}, 1, 0),
+        ("{'cores': 3}", "1", {}, 3, 3),
+        ("{}", "1", {}, 1, 1),
+        ("{}", "1", {"NPROC": "2"}, 1, 2),
+        ("{}", "1", {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5, 0),
+        ("{}", "None", {"JAX_NUM_CPU_DEVICES": "4"}, 4, 0),
     ],
 )
-def test_a_cpu_has_as_many_devices_as_cores_unless_something_says_otherwise(options, environment, expected):
-    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-    out, err = in_process(options, code=DEVICES, env={**clean, "JAX_PLATFORMS": "cpu", **environment}).communicate()
-    count, cores = map(int, out.split())
-    assert count == (cores if expected == "cores" else expected), err
+def test_a_cpu_has_a_device_for_each_core_unless_something_says_otherwise(options, useful, environment, devices, threads):
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "NPROC")}
+    out, err = in_process(options, useful, code=DEVICES, env={**clean, "JAX_PLATFORMS": "cpu", **environment}).communicate()
+    *found, cores = map(int, out.split())
+    assert found == [cores if devices == "cores" else devices, threads], err
 
 
 def test_main_is_the_entry_point_of_the_package():

@@ -36,12 +36,14 @@ def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
     """Every primitive operation of a jaxpr and of those inside it, with how often it runs; of the branches of a `cond`, the first."""
     for eqn in jaxpr.eqns:
         yield eqn, times
-        repeats = times * eqn.params["length"] if eqn.primitive.name == "scan" else times
-        inner = eqn.params["branches"][:1] if eqn.primitive.name == "cond" else eqn.params.values()
-        for value in inner:
-            inside = getattr(value, "jaxpr", value)
-            if hasattr(inside, "eqns"):
-                yield from equations(inside, repeats)
+        for body in bodies(eqn):
+            yield from equations(body, times * eqn.params["length"] if eqn.primitive.name == "scan" else times)
+
+
+def bodies(eqn: Any) -> list[Any]:
+    """The jaxprs inside one operation: what a call calls, what a loop repeats, the first branch of a `cond`; none in an operation proper."""
+    inner = eqn.params["branches"][:1] if eqn.primitive.name == "cond" else eqn.params.values()
+    return [body for body in (getattr(value, "jaxpr", value) for value in inner) if hasattr(body, "eqns")]
 
 
 def equation_flops(eqn: Any) -> float:

@@ -29,7 +29,7 @@ class Slope(NamedTuple):
       automatic: by autodiff.
       difference: by central differences.
       left, right: by one-sided differences; far apart at a kink.
-      error: |automatic - difference| less what rounding explains, relative to the larger of them.
+      error: |automatic - difference|, relative to the larger of them; less where both are so small that rounding explains it.
     """
 
     name: str
@@ -249,8 +249,8 @@ def _looker(flat_loss: Callable[[Array], Any], x: Array, mode: str, key: Key, to
             for automatic, h, above, below in rows.tolist():
                 difference = (above - below) / (2 * h)
                 noise = 10 * np.finfo(np.float64).eps * max(abs(above), abs(below)) / h
-                gap = max(abs(automatic - difference) - noise, 0.0) if math.isfinite(automatic - difference) else math.inf
-                relative = gap / max(abs(automatic), abs(difference), np.finfo(np.float64).tiny)
+                scale = max(abs(automatic), abs(difference), noise / tolerance, np.finfo(np.float64).tiny)
+                relative = abs(automatic - difference) / scale
                 left, right = (float(value) - below) / h, (above - float(value)) / h
                 slopes.append(Slope("", automatic, difference, left, right, math.inf if math.isnan(relative) else relative))
         return slopes
@@ -299,5 +299,6 @@ def _sorted(look: Callable[[list[_Probe], float], list[Slope]], probes: list[_Pr
         elif is_kink:
             kinks.append((probe, near))
         else:
-            wrong.append((probe, far))
+            gap = abs(far.automatic - far.difference) / max(abs(far.automatic), abs(far.difference), np.finfo(np.float64).tiny)
+            wrong.append((probe, far._replace(error=math.inf if math.isnan(gap) else gap)))
     return fine, kinks, wrong

@@ -52,28 +52,38 @@ def differentiation_cost(fun: Callable[..., Any], *args: Any) -> Differentiation
     so that the gradient of a loss with a million parameters takes one pass in reverse and a million forward.
 
     Args:
-      fun: a function of pytrees of real arrays.
+      fun: a function of pytrees of arrays; its real arguments are differentiated by, all others held.
       args: its arguments, or their shapes.
     Returns:
       A `DifferentiationCost`.
     Raises:
-      TypeError: an argument or a result is not real.
+      TypeError: a result is not real.
 
     >>> cost = differentiation_cost(lambda x, w: jnp.sum((w @ x) ** 2), jnp.ones(10), jnp.ones((5, 10)))
     >>> cost.num_inputs, cost.num_outputs, cost.value, cost.reverse, cost.cheaper
     (60, 1, 109.0, 319.0, 'reverse')
     """
-    shapes = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.eval_shape(jnp.asarray, leaf), args)
-    out = jax.eval_shape(fun, *shapes)
-    for what, tree in (("an argument", shapes), ("a result", out)):
-        for name, leaf in named_leaves(tree):
-            if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
-                raise TypeError(f"differentiation_cost: what is differentiated must be real, but {what} {name} is {leaf.dtype}")
+    leaves, structure = jax.tree.flatten(args)
+    shapes = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.eval_shape(jnp.asarray, leaf) for leaf in leaves]
+    moved = [shape for shape in shapes if _is_real(shape)]
+    held = [shape for shape in shapes if not _is_real(shape)]
+    out = jax.eval_shape(fun, *jax.tree.unflatten(structure, shapes))
+    for name, leaf in named_leaves(out):
+        if not _is_real(leaf):
+            raise TypeError(f"differentiation_cost: fun must return real numbers, but {name or 'its result'} is {leaf.dtype}")
+
+    def of_moved(x: Any, held: Any) -> Any:
+        given, fixed = iter(x), iter(held)
+        return fun(*jax.tree.unflatten(structure, [next(given if _is_real(shape) else fixed) for shape in shapes]))
 
     def flops(function: Callable[..., Any], *inputs: Any) -> float:
         return sum(times * arithmetic(eqn) for eqn, times in equations(jax.make_jaxpr(function)(*inputs).jaxpr))
 
-    value = flops(fun, *shapes)
-    forward = flops(lambda x, v: jax.jvp(fun, x, v), shapes, shapes)
-    reverse = flops(lambda x, u: jax.vjp(fun, *x)[1](u), shapes, out)
-    return DifferentiationCost(num_params(shapes), num_params(out), value, forward - value, reverse - value)
+    value = flops(of_moved, moved, held)
+    forward = flops(lambda x, held, v: jax.jvp(lambda x: of_moved(x, held), (x,), (v,)), moved, held, moved)
+    reverse = flops(lambda x, held, u: jax.vjp(lambda x: of_moved(x, held), x)[1](u), moved, held, out)
+    return DifferentiationCost(num_params(moved), num_params(out), value, forward - value, reverse - value)
+
+
+def _is_real(shape: jax.ShapeDtypeStruct) -> bool:
+    return jax.dtypes.issubdtype(shape.dtype, np.floating)

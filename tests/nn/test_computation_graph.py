@@ -109,6 +109,7 @@ def test_forward_and_reverse_cost_what_the_jacobian_takes_in_products():
     assert (cost.forward, cost.reverse, cost.cheaper) == (21 * value, 5 * value, "reverse")
     loss = differentiation_cost(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2), jnp.ones((50, 40)), jnp.ones((8, 50)))
     assert loss.reverse_pass < 4 * loss.value, "the cheap gradient principle (Baur and Strassen, 1983)"
+    assert differentiation_cost(lambda w, i: w[i], jnp.ones(5), jnp.int32(2)).num_inputs == 5
     assert differentiation_cost(lambda t: jnp.sin(t * jnp.arange(9.0)), jax.ShapeDtypeStruct((), jnp.float32)).cheaper == "forward"
 
 
@@ -173,5 +174,5 @@ def test_bad_input_is_named():
         graph.svg(max_nodes=2)
     with pytest.raises(ValueError, match="svg: max_nodes must be >= 1, got 0"):
         graph.svg(max_nodes=0)
-    with pytest.raises(TypeError, match="what is differentiated must be real, but a result a is int32"):
+    with pytest.raises(TypeError, match="differentiation_cost: fun must return real numbers, but a is int32"):
         differentiation_cost(lambda x: {"a": x.astype(jnp.int32)}, 1.0)

@@ -85,7 +85,8 @@ def _summary(value: Any) -> str:
         return "[" * value.ndim + ", ".join(f"{element:.4g}" for element in value.ravel().tolist()) + "]" * value.ndim
     if not np.issubdtype(value.dtype, np.number) and value.dtype != bool:
         value = value.astype(np.float32)  # bfloat16 and its kin
-    return f"mean {value.mean():.3g}, deviation {value.std():.3g}"
+    with np.errstate(all="ignore"):  # infinite values may well be what one looks for
+        return f"mean {value.mean():.3g}, deviation {value.std():.3g}"
 
 
 def _layers(nodes: Sequence[Node]) -> tuple[list[list[int]], list[list[int]]]:
@@ -96,8 +97,8 @@ def _layers(nodes: Sequence[Node]) -> tuple[list[list[int]], list[list[int]]]:
         depth[i] = max((depth[parent] + 1 for parent in node.parents), default=0)
         for parent in node.parents:
             children[parent].append(i)
-    for i in range(len(nodes)):  # what has no parents stands right above its first use
-        if not nodes[i].parents and children[i]:
+    for i in reversed(range(len(nodes))):  # an input, and what is made of nothing else, stands right above its first use
+        if children[i] and all(len(children[parent]) == 1 and len(nodes[i].parents) == 1 for parent in nodes[i].parents):
             depth[i] = min(depth[child] for child in children[i]) - 1
     layers: list[list[int]] = [[] for _ in range(max(depth, default=0) + 1)]
     for i, j in enumerate(depth):

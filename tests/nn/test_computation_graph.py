@@ -22,20 +22,24 @@ def branching(params, x):
     return jax.checkpoint(jnp.log1p)(h[:, order[:2]] ** 2).sum() + jnp.linalg.norm(h)
 
 
-def arguments(dtype):
-    w, v, x = (jax.random.normal(jax.random.fold_in(KEY, i), shape).astype(dtype) for i, shape in enumerate([(3, 4), (3, 4), (5, 3)]))
+def arguments():
+    w, v, x = (jax.random.normal(jax.random.fold_in(KEY, i), shape, jnp.float64) for i, shape in enumerate([(3, 4), (3, 4), (5, 3)]))
     return {"w": w, "v": v}, x
 
 
-def test_2_2_values_and_adjoints_equal_those_of_autodiff():
+@pytest.fixture(scope="module")
+def graph():
     with jax.enable_x64(True):
-        params, x = arguments(jnp.float64)
-        graph = computation_graph(branching, params, x)
-        value, (dparams, dx) = jax.jit(jax.value_and_grad(branching, (0, 1)))(params, x)
-        np.testing.assert_allclose(graph["output"].value, value, rtol=1e-14)
-        assert graph["output"].adjoint == 1
-        for name, expected in (("params/w", dparams["w"]), ("params/v", dparams["v"]), ("x", dx)):
-            np.testing.assert_allclose(graph[name].adjoint, expected, rtol=1e-12, atol=1e-14)
+        return computation_graph(branching, *arguments())
+
+
+def test_2_2_values_and_adjoints_equal_those_of_autodiff(graph):
+    with jax.enable_x64(True):
+        value, (dparams, dx) = jax.jit(jax.value_and_grad(branching, (0, 1)))(*arguments())
+    np.testing.assert_allclose(graph["output"].value, value, rtol=1e-14)
+    assert graph["output"].adjoint == 1
+    for name, expected in (("params/w", dparams["w"]), ("params/v", dparams["v"]), ("x", dx)):
+        np.testing.assert_allclose(graph[name].adjoint, expected, rtol=1e-12, atol=1e-14)
     assert {"scan", "cond", "split", "relu", "log1p", "sort"} <= set(graph.counts)
     assert graph["logistic_1"].group == "silu"
     assert graph["relu_1"].operands == ("dot_general_2",)
@@ -118,8 +122,7 @@ def drawn(svg):
     return root, [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_2_2_picture_is_well_formed_and_shows_every_node():
-    graph = computation_graph(branching, *arguments(jnp.float32))
+def test_2_2_picture_is_well_formed_and_shows_every_node(graph):
     root, texts = drawn(graph.svg())
     boxes = root.findall("{http://www.w3.org/2000/svg}g")
     assert len(boxes) == len(graph.nodes)
@@ -155,6 +158,7 @@ def test_functions_of_many_kinds_are_drawn():
     drawn(computation_graph(lambda: jnp.ones(3)).svg())
     drawn(computation_graph(lambda key, x: jax.random.normal(key, (2,)) * x, KEY, 2.0).svg())
     drawn(computation_graph(lambda x: {"a": x, "b": (1.0, jnp.fft.fft(x))}, jnp.ones(4)).svg())
+    assert "mean inf, deviation nan" in computation_graph(lambda x: 1 / x, jnp.zeros((2, 2), jnp.float16)).svg()
     graph = computation_graph(lambda *xs: sum(xs), 1.0, jnp.float32(2.0), 3)
     assert [node.name for node in graph.of_kind("input")] == ["argument_0", "argument_1", "argument_2"]
     assert [node.adjoint for node in graph.of_kind("input")] == [1, 1, None]

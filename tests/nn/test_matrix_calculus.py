@@ -12,29 +12,33 @@ N = 3
 
 
 @pytest.fixture(scope="module")
-def numbers():
-    """Constants, and a variable for each domain."""
+def derivatives():
+    """By name, what autodiff and the table say: all in one program."""
     rng = np.random.default_rng(0)
     A, B, S, X = rng.normal(size=(4, N, N))
     a, b, x, y = rng.normal(size=(4, N))
+    variables = {"x": x, "X": X, "X invertible": X + 2 * np.eye(N), "X positive definite": X @ X.T + np.eye(N)}
     constants = {"A": A, "B": B, "S": S + S.T, "a": a, "b": b, "y": np.exp(y) / np.exp(y).sum()}
-    return {"x": x, "X": X, "X invertible": X + 2 * np.eye(N), "X positive definite": X @ X.T + np.eye(N)}, constants
 
+    @jax.jit
+    def both(variables, constants):
+        rows = {row.name: (row, variables[row.variable]) for row in IDENTITIES}
+        return {name: (autodiff(row, variable, constants), row.df(variable, constants)) for name, (row, variable) in rows.items()}
 
-@pytest.mark.parametrize("identity", IDENTITIES, ids=lambda identity: identity.name)
-def test_2_7_identity_holds_in_float64(identity, numbers):
-    variables, constants = numbers
     with jax.enable_x64(True):
-        variable, constants = jax.tree.map(jnp.asarray, (variables[identity.variable], constants))
-        both = jax.jit(lambda *args: (autodiff(identity, *args), identity.df(*args)))
-        expected, found = both(variable, constants)
+        return both(*jax.tree.map(jnp.asarray, (variables, constants)))
+
+
+@pytest.mark.parametrize("name", [identity.name for identity in IDENTITIES])
+def test_2_7_identity_holds_in_float64(name, derivatives):
+    expected, found = derivatives[name]
     assert found.dtype == np.float64
     assert found.shape == expected.shape
     assert np.abs(expected).max() > 1e-3, "a derivative of zero shows nothing"
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_vec_and_kronecker_product_belong_together(numbers):
+def test_vec_and_kronecker_product_belong_together():
     """vec AXB = (Bᵀ ⊗ A) vec X with X that is not square, by NumPy's own stacking of columns."""
     rng = np.random.default_rng(1)
     A, X, B = rng.normal(size=(2, 3)), rng.normal(size=(3, 4)), rng.normal(size=(4, 5))

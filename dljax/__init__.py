@@ -4,13 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Learner", "Source", "check_learner", "fit", "sweep", "unroll"]
+__all__ = ["Learner", "Source", "check_gradients", "check_learner", "fit", "sweep", "unroll"]
 
-_NAMES = {"Learner": "core", "Source": "core", "unroll": "core", "check_learner": "core.check_learner", "fit": "engine", "sweep": "engine"}
+_NAMES = {
+    "Learner": "core", "Source": "core", "unroll": "core", "check_gradients": "core.check_gradients", "check_learner": "core.check_learner",
+    "fit": "engine", "sweep": "engine",
+}  # fmt: skip
 _PACKAGES = ("core", "data", "nn", "objectives", "optim", "models", "supervised", "generative", "rl", "apps", "engine", "report", "recipes")
 
 if TYPE_CHECKING:
     from dljax.core import Learner, Source, unroll
+    from dljax.core.check_gradients import check_gradients
     from dljax.core.check_learner import check_learner
     from dljax.engine import fit, sweep
 

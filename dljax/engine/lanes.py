@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dljax.core import precision as precisions
 from dljax.core.contract import Data, Learner, Params, Source, State, run_key, start
 from dljax.core.experiment import Experiment
+from dljax.core.flops import equations
 from dljax.core.tree import is_finite
 from dljax.core.unroll import evaluate, unroll
 from dljax.engine.checkpoint import Checkpoints, read
@@ -23,7 +24,6 @@ from dljax.engine.fit import interruptible
 from dljax.engine.folder import RunFolder, read_config
 from dljax.engine.log import JsonLines, Logger, Progress, Record, TensorBoard, divided, number, of_member
 from dljax.engine.plan import FitConfig, Plan
-from dljax.engine.profile import equations
 from dljax.engine.program import NO_STEP, counted
 
 BATCHINGS = ("auto", "vmap", "loop", "devices")

@@ -20,8 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dljax.core.axis import pmean
 from dljax.core.checks import check_choice, check_int
 from dljax.core.contract import Batch, Cursor, Data, Learner, Mean, Source
+from dljax.core.flops import equation_flops, equations
 from dljax.core.tree import is_key, path_name
-from dljax.engine.profile import equation_flops, equations
 
 AXES = ("seed", "data", "model")
 # From how many operations of a product, on average, and for each number of the state, two cores are better used by a device each: measured, a GPT of

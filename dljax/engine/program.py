@@ -13,10 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from dljax.core import precision as precisions
 from dljax.core.axis import bind_axis
 from dljax.core.contract import Cursor, Data, Key, Learner, Metrics, Source, State, start
+from dljax.core.flops import count_flops
 from dljax.core.tree import is_finite
 from dljax.core.unroll import History, evaluate, unroll
 from dljax.engine.parallel import Parallel, averaged, constrain_batches, constrained, local_batches, replicate, state_shardings
-from dljax.engine.profile import count_flops, measured_peak
+from dljax.engine.profile import measured_peak
 
 NO_STEP = 2**32 - 1  # steps are int32: folded into a run's key, this number gives the key of its evaluations
 

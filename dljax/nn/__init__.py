@@ -17,8 +17,11 @@ from dljax.nn.attention import (
     attention_weights,
     causal_mask,
 )
+from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
+from dljax.nn.computation_graph import ComputationGraph, computation_graph
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
+from dljax.nn.differentiation_cost import DifferentiationCost, differentiation_cost
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.model import Model, as_model
 from dljax.nn.pooling import avg_pool, max_pool
@@ -26,9 +29,11 @@ from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
-    "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
-    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "unit_pixels",
+    "RNN", "AffineLayer", "BackwardPass", "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DifferentiationCost",
+    "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention",
+    "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
+    "convolution", "differentiation_cost", "forward_pass", "fully_connected", "gru", "lstm", "max_pool", "neighbour_sum", "row_product",
+    "single_graph", "sparse_rows", "unit_pixels",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Layers: pure functions and Flax modules, fast in and out of `lax.scan`.
 
 A model written for `from flax import linen as nn` runs on these layers with `from dljax import nn`: parameters and values stay the same. What linen
-has and is not replaced here (`Module`, `compact`, `BatchNorm`, `relu` ...) is found here too.
+has and is not replaced here (`Module`, `compact`, `LayerNorm`, `Dropout` ...) is found here too.
 """
 
 from typing import Any
@@ -21,12 +21,13 @@ from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolutio
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.model import Model, as_model
+from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
+    "RNN", "BatchNorm", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
     "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
     "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "unit_pixels",
 ]  # fmt: skip

@@ -8,6 +8,25 @@ from typing import Any
 
 from flax import linen
 
+from dljax.nn import initialisers
+from dljax.nn import initialisers as initializers
+from dljax.nn.activation_table import ACTIVATIONS, Activation
+from dljax.nn.activations import (
+    PReLU,
+    gaussian,
+    hard_shrink,
+    identity,
+    maxout,
+    mish,
+    soft_shrink,
+    sparse_plus,
+    sparse_sigmoid,
+    sparsemax,
+    squared_relu,
+    squareplus,
+    step,
+    tanh_shrink,
+)
 from dljax.nn.attention import (
     FusedSelfAttention,
     MultiHeadAttention,
@@ -20,6 +39,7 @@ from dljax.nn.attention import (
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
+from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
 from dljax.nn.model import Model, as_model
 from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import avg_pool, max_pool
@@ -27,9 +47,12 @@ from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "RNN", "BatchNorm", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
-    "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
-    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "unit_pixels",
+    "ACTIVATIONS", "RNN", "Activation", "BatchNorm", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FixupBranch", "FusedSelfAttention",
+    "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "PReLU", "Propagation", "SelfAttention", "SparseRows",
+    "as_model", "attention", "attention_weights", "avg_pool", "causal_mask", "conv_transpose", "convolution", "fixup", "gain", "gaussian", "gru",
+    "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mish", "neighbour_sum", "row_product",
+    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "squared_relu", "squareplus",
+    "step", "tanh_shrink", "unit_pixels",
 ]  # fmt: skip
 
 

@@ -71,8 +71,8 @@ def info_nce(
 
       -log exp(cos(q_i, k_i) / τ) / Σ_j exp(cos(q_i, k_j) / τ)
 
-    The mean of both directions, `info_nce(a, b)` and `info_nce(b, a)`, is CLIP's loss. Where a data-parallel axis is bound, the keys of all its devices
-    take part, so that a sharded batch has the loss of one device.
+    The mean of both directions, `info_nce(a, b)` and `info_nce(b, a)`, is CLIP's loss. Where a data-parallel axis is bound, the keys of all its
+    devices take part, so that a sharded batch has the loss of one device.
 
     Args:
       queries, keys: key i belongs to query i. Vectors of any length; one of zeros has cosine 0 with all.
@@ -90,7 +90,7 @@ def info_nce(
     check_range("info_nce", "temperature", temperature, 0, open_low=True)
     _check_shapes("info_nce", queries=queries, keys=keys)
     queries, keys = _unit(queries), _unit(keys)
-    all_keys, first = _gathered(keys)
+    all_keys, _ = _gathered(keys)
     if negatives is not None:
         all_keys = jnp.concatenate([all_keys, _unit(negatives)])
     right = (queries * keys).sum(-1) / temperature

@@ -1,5 +1,7 @@
 """Losses of sequences that are not aligned with their targets."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -38,17 +40,19 @@ def ctc_loss(
     0.2877
     """
     if logits.ndim != 3 or labels.ndim != 2 or len(labels) != len(logits) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"ctc_loss: logits must be [B, T, C] and labels whole numbers [B, N], got {logits.shape} and {labels.dtype}{list(labels.shape)}")
+        raise ValueError(
+            f"ctc_loss: logits must be [B, T, C] and labels whole numbers [B, N], got {logits.shape} and {labels.dtype}{list(labels.shape)}"
+        )
     check_int("ctc_loss", "blank", blank, maximum=logits.shape[-1] - 1)
-    masks = []
+    masks: list[Array] = []
     for name, mask, shape in (("logit_mask", logit_mask, logits.shape[:2]), ("label_mask", label_mask, labels.shape)):
         if mask is not None and mask.shape != shape:
             raise ValueError(f"ctc_loss: {name} must have the shape {shape}, got {mask.shape}")
         masks.append(jnp.ones(shape, bool) if mask is None else jnp.asarray(mask, bool))
-    return jax.vmap(lambda *one: _one(*one, blank))(logits, labels, *masks)
+    return jax.vmap(partial(_one, blank=blank))(logits, labels, *masks)
 
 
-def _one(logits: Array, labels: Array, is_time: Array, is_label: Array, blank: int) -> Array:
+def _one(logits: Array, labels: Array, is_time: Array, is_label: Array, *, blank: int) -> Array:
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     log_probs = jax.nn.log_softmax(jnp.where(is_time[:, None], logits.astype(dtype), 0))
     length = is_label.sum()

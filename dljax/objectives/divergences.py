@@ -3,12 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-type_aliases = ("Probabilities",)
 
-Probabilities = Float[Array, "*B C"]
-
-
-def kl_divergence(log_predictions: Float[Array, "*B C"], targets: Probabilities) -> Float[Array, "*B"]:
+def kl_divergence(log_predictions: Float[Array, "*B C"], targets: Float[Array, "*targets"]) -> Float[Array, "*B"]:
     """The Kullback-Leibler divergence of the targets from the predictions, in nats; the arguments are optax's and PyTorch's.
 
       KL(t ‖ p) = Σ_c t_c (log t_c - log p_c)
@@ -29,7 +25,7 @@ def kl_divergence(log_predictions: Float[Array, "*B C"], targets: Probabilities)
     return _relative_entropy(targets, log_predictions)
 
 
-def js_divergence(predictions: Probabilities, targets: Probabilities) -> Float[Array, "*B"]:
+def js_divergence(predictions: Float[Array, "*B C"], targets: Float[Array, "*targets"]) -> Float[Array, "*B"]:
     """The Jensen-Shannon divergence, symmetric and between 0 and log 2 nats; its square root is a metric.
 
       JS(p, t) = KL(p ‖ m)/2 + KL(t ‖ m)/2,   m = (p + t)/2
@@ -47,7 +43,7 @@ def js_divergence(predictions: Probabilities, targets: Probabilities) -> Float[A
     return (_relative_entropy(predictions, log_middle) + _relative_entropy(targets, log_middle)) / 2
 
 
-def total_variation(predictions: Probabilities, targets: Probabilities) -> Float[Array, "*B"]:
+def total_variation(predictions: Float[Array, "*B C"], targets: Float[Array, "*targets"]) -> Float[Array, "*B"]:
     """The largest difference of the probabilities that two distributions give to any event, between 0 and 1.
 
       TV(p, t) = Σ_c |p_c - t_c| / 2
@@ -62,7 +58,7 @@ def total_variation(predictions: Probabilities, targets: Probabilities) -> Float
     return jnp.abs(predictions - targets).sum(-1) / 2
 
 
-def hellinger_distance(predictions: Probabilities, targets: Probabilities) -> Float[Array, "*B"]:
+def hellinger_distance(predictions: Float[Array, "*B C"], targets: Float[Array, "*targets"]) -> Float[Array, "*B"]:
     """The distance of the square roots of two distributions, a metric between 0 and 1.
 
       H(p, t) = √(Σ_c (√p_c - √t_c)² / 2)

@@ -207,7 +207,7 @@ def focal_loss(logits: Float[Array, "*B C"], labels: Shaped[Array, "*labels"], *
     check_range("focal_loss", "gamma", gamma, 0)
     losses = cross_entropy(logits, labels)
     is_label = jnp.arange(logits.shape[-1]).reshape((1,) * labels.ndim + (-1,)) == labels[..., None]
-    # log(1 - p_y) from the other classes: one minus a rounded probability is 0 long before the loss is.
+    # log(1 - p_y) from the other classes: one minus a rounded p_y is 0, where a power below one has no derivative.
     log_rest = jax.nn.logsumexp(logits, -1, where=~is_label) - jax.nn.logsumexp(logits, -1)
     return jnp.exp(gamma * log_rest) * losses
 

@@ -13,11 +13,11 @@ _LOG_ZERO = -1e30  # finite, so that no gradient is inf - inf; far below the log
 
 
 def ctc_loss(
-    logits: Float[Array, "B T C"],
-    labels: Shaped[Array, "B N"],
+    logits: Float[Array, "B ..."],
+    labels: Shaped[Array, "..."],
     *,
-    logit_mask: Shaped[Array, "B T"] | None = None,
-    label_mask: Shaped[Array, "B N"] | None = None,
+    logit_mask: Shaped[Array, "..."] | None = None,
+    label_mask: Shaped[Array, "..."] | None = None,
     blank: int = 0,
 ) -> Float[Array, " B"]:
     """Connectionist temporal classification: minus the log-probability of all paths that spell the labels, in nats.
@@ -25,10 +25,10 @@ def ctc_loss(
       -log Σ_{π: collapse(π) = labels} Π_t p_t(π_t),   collapse: merge repeats, then remove blanks
 
     Args:
-      logits: unnormalised log-probabilities at each of T times.
-      labels: classes in [0, C) other than `blank`; another label gives NaN.
-      logit_mask, label_mask: 1 where a time or a label is real, 0 where it is padding, which may hold anything; real ones come first. None for
-        all real.
+      logits: unnormalised log-probabilities at each of T times, [B, T, C].
+      labels: [B, N], classes in [0, C) other than `blank`; another label gives NaN.
+      logit_mask, label_mask: [B, T] and [B, N], 1 where a time or a label is real, 0 where it is padding, which may hold anything; real ones
+        come first. None for all real.
       blank: the class that stands for nothing.
     Returns:
       One value a sequence: inf, without gradient, where the labels do not fit into its times; 0 where there are neither labels nor times.

@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import linen
 from jax.sharding import Mesh, PartitionSpec
+from jax.test_util import check_grads
 
 from dljax import nn
 from dljax.core import bind_axis
@@ -87,7 +88,6 @@ def test_2_6_weight_norm_and_its_gradients_equal_those_of_torch():
         layer = nn.WeightNorm(nn.Dense(4, use_bias=False, name="dense"))
         x = golden("x")[0, 0]
         variables = layer.init(jax.random.key(0), x)["params"]
-        assert jax.tree.map(jnp.shape, variables) == {"dense": {"kernel": (6, 4)}, "WeightNorm_0": {"dense/kernel/scale": (4,)}} or set(variables)
         flat, tree = jax.tree.flatten(variables)
         kernel_at = next(place for place, leaf in enumerate(flat) if leaf.ndim == 2)
         leaves = [golden("weight/kernel") if place == kernel_at else golden("weight/scale") for place in range(2)]
@@ -137,7 +137,7 @@ class Net(nn.Module):
         return nn.Dense(2)(nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(4)(x))))
 
 
-def spread(how, function, mesh_size=8):
+def spread(how, function):
     """`function(replicated, batch)` on a batch cut into eight, run on each device; its results must be the same on all."""
 
     def bound(replicated, batch):
@@ -161,7 +161,7 @@ def test_2_6_sharded_training_is_that_of_one_device(how):
         pytest.skip("needs eight devices")
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        # The shards differ: their own statistics would be far from the batch's. One has no weight at all.
+        # The shards differ: their own statistics would be far from the batch's.
         batch = {"x": jnp.asarray(rng.normal(np.arange(16)[:, None], 1 + np.arange(16)[:, None], (16, 3))), "y": jnp.asarray(rng.normal(size=(16, 2)))}
         learner = supervised(Net(), squared_error, optax.sgd(0.1))
         first = learner.init(jax.random.key(0), batch)
@@ -246,7 +246,7 @@ def test_derivatives_of_every_mode_agree_with_differences():
             y, changed = layer.apply({"params": params, "batch_stats": stats}, x, mask=mask, mutable=["batch_stats"])
             return jnp.sin(y).sum() + jnp.square(changed["batch_stats"]["var"]).sum() + changed["batch_stats"]["mean"].sum()
 
-        jax.test_util.check_grads(forward, (params, x), order=2, atol=1e-5, rtol=1e-5)
+        check_grads(forward, (params, x), order=2, atol=1e-5, rtol=1e-5)
 
 
 # Little to normalise

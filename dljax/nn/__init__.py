@@ -1,13 +1,32 @@
 """Layers: pure functions and Flax modules, fast in and out of `lax.scan`.
 
 A model written for `from flax import linen as nn` runs on these layers with `from dljax import nn`: parameters and values stay the same. What linen
-has and is not replaced here (`Module`, `compact`, `BatchNorm`, `relu` ...) is found here too.
+has and is not replaced here (`Module`, `compact`, `LayerNorm`, `Dropout` ...) is found here too.
 """
 
 from typing import Any
 
 from flax import linen
 
+from dljax.nn import initialisers
+from dljax.nn import initialisers as initializers
+from dljax.nn.activation_table import ACTIVATIONS, Activation
+from dljax.nn.activations import (
+    PReLU,
+    gaussian,
+    hard_shrink,
+    identity,
+    maxout,
+    mish,
+    soft_shrink,
+    sparse_plus,
+    sparse_sigmoid,
+    sparsemax,
+    squared_relu,
+    squareplus,
+    step,
+    tanh_shrink,
+)
 from dljax.nn.attention import (
     FusedSelfAttention,
     MultiHeadAttention,
@@ -23,17 +42,21 @@ from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolutio
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.differentiation_cost import DifferentiationCost, differentiation_cost
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
+from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
 from dljax.nn.model import Model, as_model
+from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "RNN", "AffineLayer", "BackwardPass", "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DifferentiationCost",
-    "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention",
-    "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
-    "convolution", "differentiation_cost", "forward_pass", "fully_connected", "gru", "lstm", "max_pool", "neighbour_sum", "row_product",
-    "single_graph", "sparse_rows", "unit_pixels",
+    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
+    "DenseGeneral", "DifferentiationCost", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
+    "MultiHeadDotProductAttention", "PReLU", "Propagation", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights",
+    "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "fixup",
+    "forward_pass", "fully_connected", "gain", "gaussian", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv",
+    "max_pool", "maxout", "mish", "neighbour_sum", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
+    "sparse_rows", "sparse_sigmoid", "sparsemax", "squared_relu", "squareplus", "step", "tanh_shrink", "unit_pixels",
 ]  # fmt: skip
 
 

@@ -1,11 +1,30 @@
 """Losses, divergences, penalties and metrics: functions of arrays."""
 
 from dljax.objectives.adversarial import AdversarialLoss, gradient_penalty, hinge, least_squares, minimax, non_saturating, r1, wasserstein
+from dljax.objectives.contrastive import contrastive_loss, info_nce, nt_xent, triplet_loss
 from dljax.objectives.coverage import mode_coverage
-from dljax.objectives.losses import cosine_distance, cross_entropy, huber_loss, sigmoid_binary_cross_entropy, squared_error
+from dljax.objectives.divergences import hellinger_distance, js_divergence, kl_divergence, total_variation
+from dljax.objectives.losses import (
+    absolute_error,
+    cosine_distance,
+    cross_entropy,
+    focal_loss,
+    huber_loss,
+    log_cosh,
+    quantile_loss,
+    sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
+    softmax_cross_entropy,
+    squared_error,
+)
+from dljax.objectives.margins import hinge_loss, logistic_loss, multiclass_hinge_loss
 from dljax.objectives.metrics import accuracy, top_k
+from dljax.objectives.sequence import ctc_loss
 
 __all__ = [
-    "AdversarialLoss", "accuracy", "cosine_distance", "cross_entropy", "gradient_penalty", "hinge", "huber_loss", "least_squares", "minimax",
-    "mode_coverage", "non_saturating", "r1", "sigmoid_binary_cross_entropy", "squared_error", "top_k", "wasserstein",
+    "AdversarialLoss", "absolute_error", "accuracy", "contrastive_loss", "cosine_distance", "cross_entropy", "ctc_loss", "focal_loss",
+    "gradient_penalty", "hellinger_distance", "hinge", "hinge_loss", "huber_loss", "info_nce", "js_divergence", "kl_divergence", "least_squares",
+    "log_cosh", "logistic_loss", "minimax", "mode_coverage", "multiclass_hinge_loss", "non_saturating", "nt_xent", "quantile_loss", "r1",
+    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "softmax_cross_entropy", "squared_error", "top_k", "total_variation", "triplet_loss",
+    "wasserstein",
 ]  # fmt: skip

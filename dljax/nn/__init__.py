@@ -17,7 +17,7 @@ from dljax.nn.attention import (
     attention_weights,
     causal_mask,
 )
-from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution
+from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.model import Model, as_model
@@ -28,7 +28,7 @@ from dljax.nn.recurrent import RNN, gru, lstm
 __all__ = [
     "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
     "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
-    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "unit_pixels",
+    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "patches", "row_product", "single_graph", "sparse_rows", "unit_pixels",
 ]  # fmt: skip
 
 

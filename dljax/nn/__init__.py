@@ -28,7 +28,8 @@ from dljax.nn.recurrent import RNN, gru, lstm
 __all__ = [
     "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
     "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
-    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "patches", "row_product", "single_graph", "sparse_rows", "unit_pixels",
+    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "patches", "row_product", "single_graph", "sparse_rows",
+    "unit_pixels",
 ]  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def fisher_product(
       v ↦ F v + λ v,   F = Σ_i w_i J_iᵀ F(z_i) J_i,   z = f(θ),   J_i = ∂z_i/∂θ
 
     The model is linearised once; a product is then one pass forward and one back, and nothing of the size of F is made. F is the expectation over
-    targets drawn from the model, not the mean over those of the data ("empirical Fisher"). Where the engine binds an axis, it is the sum over its devices.
+    targets drawn from the model, not the mean over those of the data ("empirical Fisher"). Where the engine binds an axis, devices hold shares of it.
 
     Args:
       forward: `params -> z`, outputs of a batch, examples along the first axis.
@@ -158,7 +158,7 @@ def gauss_newton_product(
       v ↦ G v + λ v,   G = Jᵀ ∇²_z L(z) J,   z = f(θ)
 
     Positive semidefinite where L is convex in z. It is the Fisher information where L is the negative log-likelihood of an exponential family in
-    its natural parameters: for softmax and sigmoid cross-entropy and squared errors. Where the engine binds an axis, it is the sum over its devices.
+    its natural parameters: for softmax and sigmoid cross-entropy and squared errors. Where the engine binds an axis, devices hold shares of it.
 
     Args:
       forward: `params -> z`, any pytree.

@@ -31,9 +31,9 @@ def hessian_free(
       p ≈ argmin φ(p),   φ(p) = ∇Lᵀp + ½ pᵀ(G + λ I) p,   θ⁺ = θ + α p
 
     Conjugate gradients begin at the last direction and end where the last tenth of them (ten at least) lowered φ by less than `tolerance` each,
-    relative to φ. Of their iterates 1, 2, 3, 4, 6 ... (powers of 1.3) that is taken before which the loss, not φ, would rise; then α is the first of
-    1, 0.8, 0.64 ... with a sufficient decrease, and 0 where none has it: on its own batch a step never raises the loss. λ grows by half where the loss
-    falls by less than a quarter of what φ promised, and shrinks by a third where it falls by more than three quarters.
+    relative to φ. From their last iterate one goes back (to every one that is a power of 1.3) as long as the loss, not φ, falls; then α is the first
+    of 1, 0.8, 0.64 ... with a sufficient decrease, and 0 where none has it: a step never raises the loss of its own batch. λ grows by half where the
+    loss falls by less than a quarter of what φ promised, and shrinks by a third where it falls by more than three quarters.
 
     Args:
       damping: the first λ >= 0; may be traced. 0 stays 0.

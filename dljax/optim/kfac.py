@@ -36,7 +36,7 @@ class KFACConfig:
       is_exact: whether the output factors are expectations over all targets, a pass back for each output, instead of one drawn target.
     """
 
-    damping: Numeric = 0.1
+    damping: Numeric = 0.01
     averaging: Numeric = 0.95
     refresh: int = 5
     adapt: int = 5
@@ -168,7 +168,10 @@ def kfac(
                 still = jax.tree.map(jnp.zeros_like, leaves)
                 return push(_with(params, still | _leaves(layers, change, leaves)), shifts)
 
-            alpha, mu, promised = _best_step(descent, step, state.direction, push_change, lambda v: weighted(weights, chosen.product, outputs, v), damping)
+            def curvature(v: Any) -> Any:
+                return weighted(weights, chosen.product, outputs, v)
+
+            alpha, mu, promised = _best_step(descent, step, state.direction, push_change, curvature, damping)
             change = jax.tree.map(lambda d, last: (alpha * d + mu * last).astype(d.dtype), step, dict(state.direction))
 
             def adapted() -> Array:

@@ -142,9 +142,7 @@ def output_factor(grads: Float[Array, "B *T O"], examples: int) -> Float[Array, 
     return rows.T @ rows * (examples / rows.shape[0])
 
 
-def damped_inverses(
-    A: Float[Array, "K K"], G: Float[Array, "O O"], damping: Float[Array, ""]
-) -> tuple[Float[Array, "K K"], Float[Array, "O O"]]:
+def damped_inverses(A: Float[Array, "K K"], G: Float[Array, "O O"], damping: Float[Array, ""]) -> tuple[Float[Array, "K K"], Float[Array, "O O"]]:
     """Inverses of both factors, the damping shared out between them.
 
       (A + π √λ I)⁻¹,   (G + √λ / π I)⁻¹,   π² = (tr A / K) / (tr G / O)

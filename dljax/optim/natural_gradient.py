@@ -26,7 +26,7 @@ def natural_gradient(
     learning_rate: optax.ScalarOrSchedule = 1.0,
     *,
     damping: Numeric = 1e-3,
-    max_divergence: Numeric = jnp.inf,
+    max_divergence: Numeric = 0.1,
     max_iterations: int = 20,
     likelihood: str | Likelihood | None = None,
 ) -> UpdateRule:
@@ -40,7 +40,7 @@ def natural_gradient(
     Args:
       learning_rate: a number > 0 or a schedule; 1 is a Gauss-Newton step.
       damping: λ >= 0; may be traced.
-      max_divergence: ε > 0, in nats; may be traced.
+      max_divergence: ε > 0, in nats, infinity for none; may be traced.
       max_iterations: of conjugate gradients, >= 1, each a pass forward and one back; they end where the residual has fallen to 1e-5 of the gradient.
       likelihood: of the targets, a name in `dljax.optim.fisher.LIKELIHOODS` or a `Likelihood`; None for that behind the loss: categorical for
         `cross_entropy`, Bernoulli for `sigmoid_binary_cross_entropy`, Gaussian for `squared_error`.

@@ -101,7 +101,8 @@ def supervised(
         x, y, mask = _parts(batch)
 
         def forward(params: Params) -> tuple[Any, Variables]:
-            return net.apply({"params": params, **model_state}, x, key=key, train=True)
+            # A rule may ask again, and must meet the same noise.
+            return net.apply({"params": params, **model_state}, x, key=jax.random.clone(key), train=True)
 
         def share(outputs: Any) -> tuple[Float[Array, ""], Mean]:
             total, weight = _weighted("loss", loss(outputs, y), mask)

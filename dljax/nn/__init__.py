@@ -38,7 +38,7 @@ from dljax.nn.attention import (
 )
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
-from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution
+from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.differentiation_cost import DifferentiationCost, differentiation_cost
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
@@ -55,7 +55,7 @@ __all__ = [
     "MultiHeadDotProductAttention", "PReLU", "Propagation", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights",
     "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "fixup",
     "forward_pass", "fully_connected", "gain", "gaussian", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv",
-    "max_pool", "maxout", "mish", "neighbour_sum", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
+    "max_pool", "maxout", "mish", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
     "sparse_rows", "sparse_sigmoid", "sparsemax", "squared_relu", "squareplus", "step", "tanh_shrink", "unit_pixels",
 ]  # fmt: skip
 

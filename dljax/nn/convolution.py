@@ -68,12 +68,32 @@ def convolution(
     strides, dilation, input_dilation = (_sizes("convolution", name, value, rank) for name, value in options)
     if isinstance(padding, str) and max(input_dilation) > 1:
         raise ValueError(f"convolution: padding must be given in numbers where input_dilation is above 1, got {padding!r} and {input_dilation}")
-    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape, strict=False)]
-    if isinstance(padding, str) and padding.upper() in ("SAME", "VALID"):
-        pads = tuple(lax.padtype_to_pads(x.shape[1:-1], extents, strides, padding.upper()))
-    else:
-        pads = _pairs("convolution", padding, rank)
+    pads = _resolved("convolution", padding, x, kernel.shape[:rank], strides, dilation)
     return _dispatch(x, kernel, _Geometry(strides, pads, input_dilation, dilation, precision), groups)
+
+
+def patches(
+    x: Float[Array, "B *spatial C"], window: Sequence[int], *, strides: Sizes = 1, padding: Padding = "SAME", dilation: Sizes = 1
+) -> Float[Array, "B *out K"]:
+    """What a convolution's kernel sees at each place, so that the convolution is a matrix product.
+
+      convolution(x, kernel) = patches(x, window) @ kernel.reshape(-1, O)
+
+    Args:
+      window: sizes of the kernel, one for each spatial axis.
+      strides, padding, dilation: as for `convolution`.
+    Returns:
+      K = C times the window's size; the taps of the window in row-major order, and the channels of each.
+    Raises:
+      ValueError: ranks or the lengths of the options do not fit; a size < 1; an unknown padding.
+
+    >>> patches(jnp.arange(3.0).reshape(1, 3, 1), (2,), padding="VALID").tolist()
+    [[[0.0, 1.0], [1.0, 2.0]]]
+    """
+    rank = _rank("patches", x, jnp.empty((*window, 1, 1)))
+    sizes, strides, dilation = (_sizes("patches", *option, rank) for option in (("window", window), ("strides", strides), ("dilation", dilation)))
+    pads = _resolved("patches", padding, x, sizes, strides, dilation)
+    return jnp.concatenate(_taps(x, sizes, _Geometry(strides, pads, (1,) * rank, dilation, None)), -1)
 
 
 def conv_transpose(
@@ -342,6 +362,13 @@ def _sizes(who: str, name: str, value: Sizes, rank: int) -> tuple[int, ...]:
     if len(sizes) != rank:
         raise ValueError(f"{who}: {name} must be one number or {rank}, one for each spatial axis, got {value}")
     return tuple(check_int(who, name, size, minimum=1) for size in sizes)
+
+
+def _resolved(who: str, padding: Padding, x: Array, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> tuple:
+    if isinstance(padding, str) and padding.upper() in ("SAME", "VALID"):
+        extents = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
+        return tuple(lax.padtype_to_pads(x.shape[1:-1], extents, strides, padding.upper()))
+    return _pairs(who, padding, len(window))
 
 
 def _pairs(who: str, padding: Padding, rank: int) -> tuple[tuple[int, int], ...]:

@@ -12,22 +12,30 @@ from dljax.optim.cma_es import CMAState, cma_es
 from dljax.optim.descent import descent, gradient_descent, nonlinear_cg
 from dljax.optim.evolution import EvolutionState, Strategy, cross_entropy_method, evolution_strategy, evolve, genetic_algorithm, random_search
 from dljax.optim.first_order import amsgrad, hypergradient, nadam
+from dljax.optim.fisher import Likelihood, fisher_product, gauss_newton_product
 from dljax.optim.hebbian import HebbianState, oja
+from dljax.optim.hessian_free import HessianFreeState, hessian_free
+from dljax.optim.kfac import KFACConfig, KFACState, kfac
+from dljax.optim.kronecker import kronecker_layers
 from dljax.optim.lbfgs import lbfgs
 from dljax.optim.least_squares import gauss_newton, least_squares, levenberg_marquardt
 from dljax.optim.line_search import Found, LineSearch, backtracking, exact_quadratic, line_search, strong_wolfe
 from dljax.optim.method import Method
 from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, done, message, minimize, minimizer
 from dljax.optim.natural_evolution import centred_ranks, openai_es, smoothed_gradient, snes, xnes
+from dljax.optim.natural_gradient import NaturalGradientState, natural_gradient
 from dljax.optim.newton import damped_newton, newton, newton_cg
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
+from dljax.optim.rule import Problem, Seen, UpdateRule, first_order
 
 __all__ = [
-    "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "LineSearch", "Method", "MinimizeResult", "MinimizerState", "Path",
-    "Strategy", "amsgrad", "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp", "done",
-    "evolution_strategy", "evolve", "exact_quadratic", "gauss_newton", "genetic_algorithm", "gradient_descent", "hypergradient", "lbfgs",
-    "least_squares", "levenberg_marquardt", "line_search", "message", "minimize", "minimizer", "nadam", "newton", "newton_cg", "nonlinear_cg",
-    "oja", "openai_es", "random_search", "smoothed_gradient", "snes", "sr1", "strong_wolfe", "xnes",
+    "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "KFACConfig", "KFACState", "Likelihood", "LineSearch",
+    "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Seen", "Strategy", "UpdateRule", "amsgrad",
+    "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp", "done", "evolution_strategy",
+    "evolve", "exact_quadratic", "first_order", "fisher_product", "gauss_newton", "gauss_newton_product", "genetic_algorithm", "gradient_descent",
+    "hessian_free", "hypergradient", "kfac", "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt", "line_search", "message",
+    "minimize", "minimizer", "nadam", "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "openai_es", "random_search",
+    "smoothed_gradient", "snes", "sr1", "strong_wolfe", "xnes",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from dljax.core.axis import local_key, pmean, psum
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Params
 from dljax.nn.model import Variables, as_model
+from dljax.optim.rule import Problem, UpdateRule, first_order
 
 type_aliases = ("PerExample",)
 
@@ -18,17 +19,17 @@ PerExample = Callable[[Any, Any], Array]  # (outputs, targets) -> one value an e
 
 
 class SupervisedState(NamedTuple):
-    """What training needs: trained parameters, the model's other collections, and the optimizer's state."""
+    """What training needs: trained parameters, the model's other collections, and the state of the optimizer or rule."""
 
     params: Params
     model_state: Variables  # {"batch_stats": ...}, {} for most models
-    opt_state: optax.OptState
+    opt_state: Any
 
 
 def supervised(
     model: Any,
     loss: PerExample,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | UpdateRule,
     *,
     metrics: Mapping[str, PerExample] | None = None,
     augment: Callable[[Key, Batch], Batch] | None = None,
@@ -46,7 +47,8 @@ def supervised(
     Args:
       model: whatever `dljax.nn.as_model` takes: a linen module, an `(init, apply)` pair, an NNX module.
       loss: `(outputs, y) -> [B, ...]`, not averaged: `dljax.objectives.cross_entropy`.
-      optimizer: any optax transformation; its hyper-parameters may be traced.
+      optimizer: any optax transformation, its hyper-parameters may be traced; or a rule that asks for more than the gradient, such as
+        `dljax.optim.kfac()`, whose own metrics are reported too.
       metrics: further `name -> (outputs, y) -> [B, ...]`, averaged as the loss is, in training and in evaluation.
       augment: `(key, batch) -> batch`, a random change of every training batch.
     Returns:
@@ -75,31 +77,43 @@ def supervised(
         if not callable(function):
             raise TypeError(f"supervised: {name} must be a function (outputs, y) -> [B, ...], got {function!r}")
     if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
-        raise TypeError(f"supervised: optimizer must be an optax transformation, got {optimizer!r}")
+        raise TypeError(f"supervised: optimizer must be an optax transformation, got {optimizer!r}; or a rule such as dljax.optim.kfac()")
+    rule = optimizer if isinstance(optimizer, UpdateRule) else first_order(optimizer)
     net = as_model(model)
 
     def init(key: Key, batch: Batch) -> SupervisedState:
         x, _, _ = _parts(batch)
         variables = dict(net.init(key, x))
         params = variables.pop("params", {})
-        return SupervisedState(params, variables, optimizer.init(params))
+        return SupervisedState(params, variables, rule.init(params, problem_of(jax.random.fold_in(key, 0), variables, batch)))
 
     def step(key: Key, state: SupervisedState, batch: Batch) -> tuple[SupervisedState, Metrics]:
-        augment_key, model_key = jax.random.split(local_key(key))
-        x, y, mask = _parts(batch if augment is None else augment(augment_key, batch))
+        key = local_key(key)
+        augment_key, model_key = jax.random.split(key)
+        batch = batch if augment is None else augment(augment_key, batch)
+        problem = problem_of(model_key, state.model_state, batch)
+        params, opt_state, seen, further = rule.update(jax.random.fold_in(key, 2), state.params, state.opt_state, problem)
+        model_state = jax.tree.map(_synchronised, seen.model_state)
+        _, y, mask = _parts(batch)
+        return SupervisedState(params, model_state, opt_state), {**further, "loss": seen.loss, **measured(seen.outputs, y, mask)}
 
-        def objective(params: Params) -> tuple[Float[Array, ""], tuple]:
-            outputs, model_state = net.apply({"params": params, **state.model_state}, x, key=model_key, train=True)
+    def problem_of(key: Key, model_state: Variables, batch: Batch) -> Problem:
+        x, y, mask = _parts(batch)
+
+        def forward(params: Params) -> tuple[Any, Variables]:
+            # A rule may ask again, and must meet the same noise.
+            return net.apply({"params": params, **model_state}, x, key=jax.random.clone(key), train=True)
+
+        def share(outputs: Any) -> tuple[Float[Array, ""], Mean]:
             total, weight = _weighted("loss", loss(outputs, y), mask)
-            weights = psum(weight)
-            return total / jnp.where(weights > 0, weights, 1), (outputs, model_state, Mean(total, weight))
+            # Divided by the weight of all shards, so that sums over the shards are the mean loss and its derivatives.
+            return total / _positive(psum(weight)), Mean(total, weight)
 
-        (_, (outputs, model_state, mean_loss)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        # Each shard's gradient is already divided by the weight of all shards: the sum is the gradient of the mean.
-        grads = psum(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return SupervisedState(params, jax.tree.map(_synchronised, model_state), opt_state), {"loss": mean_loss, **measured(outputs, y, mask)}
+        def weights(outputs: Any) -> Array:
+            each = _weights("loss", jax.eval_shape(loss, outputs, y), mask)
+            return each / _positive(psum(each.sum()))
+
+        return Problem(forward, share, weights, loss)
 
     def measured(outputs: Any, y: Any, mask: Array | None) -> dict[str, Mean]:
         return {name: Mean(*_weighted(name, metric(outputs, y), mask)) for name, metric in metrics.items()}
@@ -141,11 +155,22 @@ def _weighted(name: str, values: Array, mask: Array | None) -> tuple[Float[Array
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if mask is None:
         return values.sum(), jnp.asarray(values.size, values.dtype)
-    if values.shape[: mask.ndim] != mask.shape:
-        raise ValueError(f"supervised: the mask must have the shape of the {name} {values.shape} or a prefix of it, got {mask.shape}")
-    weights = jnp.broadcast_to(mask.astype(values.dtype).reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape)
+    weights = _weights(name, values, mask)
     # Not a product alone: padding may have a loss that is not finite.
     return jnp.where(weights > 0, weights * values, 0).sum(), weights.sum()
+
+
+def _weights(name: str, values: Any, mask: Array | None) -> Array:
+    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    if mask is None:
+        return jnp.ones(values.shape, dtype)
+    if values.shape[: mask.ndim] != mask.shape:
+        raise ValueError(f"supervised: the mask must have the shape of the {name} {values.shape} or a prefix of it, got {mask.shape}")
+    return jnp.broadcast_to(mask.astype(dtype).reshape(mask.shape + (1,) * (len(values.shape) - mask.ndim)), values.shape)
+
+
+def _positive(weight: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.where(weight > 0, weight, 1)
 
 
 def _synchronised(leaf: Array) -> Array:

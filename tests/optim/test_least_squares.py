@@ -24,7 +24,7 @@ def test_products_with_the_jacobian_are_enough(method):
     np.testing.assert_allclose(result.x, [2.0, -1.0], atol=1e-2)
 
 
-def test_4d_gauss_newton_fits_a_net_to_a_curve_in_30_steps():
+def test_3_3_gauss_newton_fits_a_net_to_a_curve_in_30_steps():
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 3)
         x = jnp.linspace(-2, 2, 60)

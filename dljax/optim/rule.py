@@ -1,0 +1,73 @@
+"""What an optimizer that wants more than a gradient sees of a training step: the model and the loss on one batch, as functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array
+
+from dljax.core.axis import psum
+from dljax.core.contract import Key, Mean, Params
+
+
+class Problem(NamedTuple):
+    """A model and a loss on one batch.
+
+      L(θ) = Σ_i w_i loss_i(f_θ(x_i)),   Σ_i w_i = 1 over the batches of all devices
+
+    Attributes:
+      forward: `params -> (outputs, model_state)`, in training mode and with the same noise at every call; `model_state` are the model's
+        other collections, changed.
+      loss: `outputs -> (L [], Mean)`; L is this device's share, whose `psum` is the whole, and the `Mean` what is reported of it.
+      weights: `outputs -> w`, of the loss's shape [B, ...], which is the outputs' or a prefix of it.
+      function: the loss of single examples itself, `(outputs, y) -> [B, ...]`, which tells the distribution.
+    """
+
+    forward: Callable[[Params], tuple[Any, Any]]
+    loss: Callable[[Any], tuple[Array, Mean]]
+    weights: Callable[[Any], Array]
+    function: Callable[..., Any]
+
+
+class Seen(NamedTuple):
+    """What a step saw at the parameters it began with: the model's outputs, its changed collections and the loss."""
+
+    outputs: Any
+    model_state: Any
+    loss: Mean
+
+
+class UpdateRule(NamedTuple):
+    """How parameters change in a step: what learners take where they take an optax transformation.
+
+    Attributes:
+      init: `(params, problem) -> state`, from a first batch.
+      update: `(key, params, state, problem) -> (params, state, seen, metrics)`; `metrics` are scalars to report besides the loss.
+    """
+
+    init: Callable[[Params, Problem], Any]
+    update: Callable[[Key, Params, Any, Problem], tuple[Params, Any, Seen, Mapping[str, Any]]]
+
+
+def first_order(optimizer: optax.GradientTransformation) -> UpdateRule:
+    """An optax transformation of the gradient as a rule.
+
+    >>> problem = Problem(lambda w: (w, {}), lambda outputs: (outputs**2, Mean(outputs**2, 1.0)), lambda outputs: 1.0, lambda outputs, y: outputs**2)
+    >>> rule = first_order(optax.sgd(0.25))
+    >>> params, _, seen, _ = rule.update(jax.random.key(0), 2.0, rule.init(2.0, problem), problem)
+    >>> float(params), float(seen.loss.total)
+    (1.0, 4.0)
+    """
+
+    def update(key: Key, params: Params, state: Any, problem: Problem) -> tuple[Params, Any, Seen, Mapping[str, Any]]:
+        def objective(params: Params) -> tuple[Array, Seen]:
+            outputs, model_state = problem.forward(params)
+            share, loss = problem.loss(outputs)
+            return share, Seen(outputs, model_state, loss)
+
+        (_, seen), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, state = optimizer.update(psum(grads), state, params)
+        return optax.apply_updates(params, updates), state, seen, {}
+
+    return UpdateRule(lambda params, problem: optimizer.init(params), update)

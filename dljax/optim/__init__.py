@@ -17,14 +17,14 @@ from dljax.optim.lbfgs import lbfgs
 from dljax.optim.least_squares import gauss_newton, least_squares, levenberg_marquardt
 from dljax.optim.line_search import Found, LineSearch, backtracking, exact_quadratic, line_search, strong_wolfe
 from dljax.optim.method import Method
-from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, done, message, minimize, minimizer
+from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, message, minimize, minimizer
 from dljax.optim.natural_evolution import centred_ranks, openai_es, smoothed_gradient, snes, xnes
 from dljax.optim.newton import damped_newton, newton, newton_cg
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
 
 __all__ = [
     "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "LineSearch", "Method", "MinimizeResult", "MinimizerState", "Path",
-    "Strategy", "amsgrad", "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp", "done",
+    "Strategy", "amsgrad", "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp",
     "evolution_strategy", "evolve", "exact_quadratic", "gauss_newton", "genetic_algorithm", "gradient_descent", "hypergradient", "lbfgs",
     "least_squares", "levenberg_marquardt", "line_search", "message", "minimize", "minimizer", "nadam", "newton", "newton_cg", "nonlinear_cg",
     "oja", "openai_es", "random_search", "smoothed_gradient", "snes", "sr1", "strong_wolfe", "xnes",

@@ -56,7 +56,8 @@ def describe(path: Path) -> dict[str, Any]:
     rows = {kind: read_lines(path / name) for kind, name in JsonLines.files.items()}
     last = {kind: dict(lines[-1]) if lines else {} for kind, lines in rows.items()}
     steps = [values.pop("step", 0) for values in last.values()]
-    done = result.get("step") == config.get("steps") or result.get("status") in ("stopped", "nonfinite")
+    wanted = result.get("steps" if result.get("status") == "done" else "step")  # a learner may be done before its steps are
+    done = wanted == config.get("steps") or result.get("status") in ("stopped", "nonfinite")
     status = "running" if _is_running(path) else result["status"] if done and "status" in result else "unfinished"
     members = config.get("members")
     seeds = sorted({member.get("seed") for member in members}) if isinstance(members, list) else [config.get("seed")]

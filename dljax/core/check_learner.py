@@ -79,6 +79,8 @@ def _findings(learner: Learner, source: Source, key: Key, steps: int, tolerance:
         jax.eval_shape(learner.params, state)
     except Exception as error:
         yield f"params(state) fails: {_short(error)}; say where the parameters are with Learner(..., params=...)"
+    if learner.done is not None:
+        yield from _end(learner.done, state)
     for name, function in learner.functions.items():
         if not callable(function):
             yield f"functions[{name!r}] is a {type(function).__name__}, not a function (key, params, ...) -> arrays"
@@ -141,6 +143,16 @@ def _structure(learner: Learner, key: Key, state: Any, batch: Batch) -> Iterator
         leaves = tuple(value) if isinstance(value, Mean) else (value,)
         if not all(hasattr(leaf, "shape") and leaf.shape == () for leaf in leaves):
             yield f"metric {name!r} must be a scalar or a Mean of scalars; average it in the step"
+
+
+def _end(done: Callable[[Any], Any], state: Any) -> Iterator[str]:
+    try:
+        said = jax.eval_shape(done, state)
+    except Exception as error:
+        yield f"done(state) fails: {_short(error)}"
+        return
+    if not isinstance(said, jax.ShapeDtypeStruct) or said.shape != () or said.dtype != bool:
+        yield f"done(state) must be one truth value, got {said}; compare, and take .all()"
 
 
 def _ways(learner: Learner, source: Source, key: Key, state: Any, cursor: Any, steps: int, tolerance: float) -> Iterator[str]:

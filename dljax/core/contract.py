@@ -81,6 +81,8 @@ class Learner(NamedTuple):
       params: `state -> params`, what to evaluate, export, average and act with; the field or the key `params` of the state if not given.
       evaluate: a `Fold` over held-out data, or None.
       functions: what the learned parameters can do, `name -> (key, params, ...) -> arrays`: predict, sample, log_prob, act, encode ...
+      done: `state -> []` bool, for problems whose end can be seen (a minimum, a fixed point): nothing is left to do, and a step changes nothing.
+        A run ends with the chunk in which it comes true. None: it ends with its steps.
 
     >>> mean = Learner(init=lambda key, batch: {"params": jnp.zeros(())},
     ...                step=lambda key, state, batch: ({"params": 0.9 * state["params"] + 0.1 * batch.mean()}, {"batch_mean": batch.mean()}))
@@ -94,6 +96,7 @@ class Learner(NamedTuple):
     params: Callable[[State], Params] = _params_of
     evaluate: Fold | None = None
     functions: Mapping[str, Callable[..., Any]] = {}
+    done: Callable[[State], Any] | None = None
 
 
 class Source(NamedTuple):

@@ -54,7 +54,7 @@ class Run:
 
     Attributes:
       learner, state, step: the learner and its state after `step` steps; `params` is its part to use.
-      status: "done", "stopped" (early), "interrupted" (a signal; saved) or "nonfinite".
+      status: "done" (all steps, or the learner said so), "stopped" (early), "interrupted" (a signal; saved) or "nonfinite".
       history: name -> [R] NumPy array, NaN where a report had nothing to say; `history["step"]` [R] is the last step of each report.
       evaluations: the same for the evaluations.
       result: the figures of speed and what else `result.json` says.
@@ -227,6 +227,7 @@ class _Trainer:
         self.is_main = jax.process_index() == 0
         self.step = 0
         self.status, self.message = "done", ""
+        self.is_done = False
         self.has_begun = False
         self.checkpoints: Checkpoints | None = None
         self.folder: RunFolder | None = None
@@ -262,8 +263,8 @@ class _Trainer:
             self.folder.write_config()
         self._start_record(loggers)
         self._say(self._header())
-        if found is not None and self._is_enough():
-            segments = []  # it had stopped early, and was killed before it could say so
+        if found is not None and (self._is_enough() or self._is_at_end(found.meta["host"].get("done", False))):
+            segments = []  # it had ended early; perhaps it was killed before it could say so
         if self.progress is not None:
             self.progress.begin()
         if self.checkpoints is not None and segments:
@@ -282,7 +283,7 @@ class _Trainer:
                 if self.status == "nonfinite":
                     break
                 self._save(begin)  # what it compiles, once, is not the loop's
-                if self.status != "done":
+                if self.status != "done" or self.is_done:
                     break
         return self._close(segments[0][0] if segments else self.step, recompilations)
 
@@ -355,7 +356,7 @@ class _Trainer:
         if self.feed is not None:
             self.chunk = self.chunk if first and self.chunk is not None else self.feed.next()
             data = replicate(self.chunk.batches, self.program.parallel)
-        self.loop, history, finite = self.program.chunk(self.run_key, begin, length, self.loop, data)
+        self.loop, history, flags = self.program.chunk(self.run_key, begin, length, self.loop, data)
         self.step = begin + length
         names = list(history.metrics)
         columns = {name: divided(mean) for name, mean in history.metrics.items()}
@@ -365,8 +366,17 @@ class _Trainer:
             self.record.add("metrics", begin + (row + 1) * (length // rows), values)
         if self.progress is not None:
             self.progress.update(self.step, values if rows else {})
-        if int(history.bad_step) >= 0 or not finite:
+        if int(history.bad_step) >= 0 or not flags.finite:
             self.status, self.message = "nonfinite", self._what_went_bad(int(history.bad_step))
+        else:
+            self._is_at_end(flags.done)
+
+    def _is_at_end(self, done: bool) -> bool:
+        # Where the steps end within a chunk, a longer run would go on to the chunk's end: so does one that extends this.
+        self.is_done = done and self.step % self.plan.chunk == 0
+        if self.is_done:
+            self.message = f"the learner was done after at most {self.step} steps"
+        return self.is_done
 
     def _what_went_bad(self, bad_step: int) -> str:
         kept = []
@@ -382,7 +392,8 @@ class _Trainer:
         return f"{what}; {last}. Lower the learning rate, clip the gradient, or look with debug=True"
 
     def _evaluate(self) -> None:
-        if self.evaluation is None or (self.step % self.plan.evaluate_every and self.step != self.plan.steps):
+        is_last = self.is_done or self.step == self.plan.steps
+        if self.evaluation is None or (self.step % self.plan.evaluate_every and not is_last):
             return
         values = {name: number(divided(mean)) for name, mean in self.program.evaluate(self.run_key, self.step, self.loop).items()}
         self.record.add("evaluation", self.step, values)
@@ -395,7 +406,8 @@ class _Trainer:
             answers = [callback(Snapshot(self.step, copied(params), dict(metrics))) for callback in callbacks]
             if on_any_process(any(answers)):
                 self.status, self.message = "stopped", f"a callback stopped the run at step {self.step}"
-        self._is_enough()
+        if not self.is_done:
+            self._is_enough()
         if on_any_process(interrupted()):
             self.status, self.message = "interrupted", f"interrupted at step {self.step}"
 
@@ -411,12 +423,14 @@ class _Trainer:
         due = time.perf_counter() - self.saved > 30 if every is None else begin // every != self.step // every
         if jax.process_count() > 1 and every is None:
             due = False  # clocks differ between processes, and all must save together
-        if self.checkpoints is None or not (due or self.step == self.plan.steps or self.status != "done"):
+        if self.checkpoints is None or not (due or self.is_done or self.step == self.plan.steps or self.status != "done"):
             return
         for logger in self.record.loggers:
             if isinstance(logger, JsonLines):
                 logger.sync()
-        host = {"position": base64.b64encode(self.chunk.position).decode()} if self.chunk is not None else {}
+        host: dict[str, Any] = {"position": base64.b64encode(self.chunk.position).decode()} if self.chunk is not None else {}
+        if self.is_done:
+            host["done"] = True
         self.checkpoints.save(self.step, self.loop, host, per_device=self.program.per_device)
         self.saved = time.perf_counter()
 
@@ -432,6 +446,7 @@ class _Trainer:
             "status": self.status,
             "message": self.message,
             "step": self.step,
+            "steps": self.plan.steps,
             "seconds": time.perf_counter() - self.begin,
             "compile_seconds": self.program.compile_seconds,
             "recompilations": recompilations,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,8 @@ class Group:
         def body(hyper: Any, key: Any, step: Any, carry: Any, data: Any) -> Any:
             learner, source = self._parts(hyper)
             state, cursor, history = unroll(learner, source, length, every)(run_key(key), step, *carry, data)
-            return (state, cursor), (history, is_finite(learner.params(state)))
+            done = jnp.bool_(False) if learner.done is None else learner.done(state)
+            return (state, cursor), (history, jnp.stack([is_finite(learner.params(state)), done]))
 
         return body
 
@@ -252,23 +253,25 @@ class Group:
         begin, saved, interrupt = time.perf_counter(), time.perf_counter(), False
         first_step, recompilations = step, 0
         with interruptible() as interrupted, counted() as compilations:
-            for first, length in plan.segments(step):
+            for first, length in [] if len(self.frozen) == self.size else plan.segments(step):
                 before = compilations()
                 outputs = []
                 for index in range(len(carries)):
                     carries[index], output = compiled.chunk(index, first, length, carries[index])
                     outputs.append(output)
                 step = first + length
-                self._report(compiled, record, first, length, outputs, carries)
+                ended = self._report(compiled, record, first, length, outputs, carries)
                 if progress is not None:
                     latest = record.rows["metrics"][-1] if record.rows["metrics"] else {}
                     progress.update(step, {name: values[0] for name, values in latest.items() if isinstance(values, list)})
-                if compiled.has_evaluation and (step % plan.evaluate_every == 0 or step == plan.steps):
+                is_due = step % plan.evaluate_every == 0 or step == plan.steps
+                if compiled.has_evaluation and (is_due or ended):
                     results = [compiled.evaluate(index, step, carry) for index, carry in enumerate(carries)]
-                    record.add("evaluation", step, {name: self._column(compiled, [result[name] for result in results]) for name in results[0]})
+                    shown = ended | ({*range(self.size)} - self.frozen.keys() if is_due else set())
+                    record.add("evaluation", step, {name: self._column(compiled, [result[name] for result in results], shown) for name in results[0]})
                 recompilations += compilations() - before if first > first_step else 0
                 interrupt = interrupted()
-                last = step == plan.steps or interrupt or all(status != "done" for status in self.status)
+                last = step == plan.steps or interrupt or len(self.frozen) == self.size
                 due = (
                     time.perf_counter() - saved > 30
                     if config.checkpoint_every is None
@@ -288,6 +291,7 @@ class Group:
             "status": "interrupted" if interrupt and step < plan.steps else "done",
             "message": "; ".join(f"member {index}: {message}" for index, message in enumerate(self.messages) if message),
             "step": step,
+            "steps": plan.steps,
             "seconds": seconds,
             "compile_seconds": self.compile_seconds,
             "recompilations": recompilations,
@@ -319,41 +323,51 @@ class Group:
         self.measured = {f"{one.lanes.devices} x {one.lanes.width}": cost for one, cost in zip(compiled, seconds, strict=True)}
         return compiled[seconds.index(min(seconds))]
 
-    def _column(self, compiled: "Compiled", parts: list[Any], row: int | None = None) -> list[float | None]:
-        """One metric of every member, from the rounds' `Mean`s."""
+    def _column(self, compiled: "Compiled", parts: list[Any], shown: Collection[int], row: int | None = None) -> list[float | None]:
+        """One metric of the members shown, None for the others, from the rounds' `Mean`s."""
         column: list[float | None] = [None] * self.size
         for members, part in zip(compiled.rounds, parts, strict=True):
             values = divided(part)
             for lane, member in enumerate(members):
-                if member not in self.frozen:
+                if member in shown:
                     column[member] = number(values[lane] if row is None else values[lane, row])
         return column
 
-    def _report(self, compiled: "Compiled", record: Record, first: int, length: int, outputs: list[Any], carries: list[Any]) -> None:
+    def _report(self, compiled: "Compiled", record: Record, first: int, length: int, outputs: list[Any], carries: list[Any]) -> set[int]:
+        """Add a chunk to the record, and freeze the members that it ends: those that went bad, and those that are done, which are returned."""
         outputs = jax.tree.map(np.asarray, outputs)
-        histories = [history for history, _ in outputs]
+        histories, running = [history for history, _ in outputs], {*range(self.size)} - self.frozen.keys()
         names = list(histories[0].metrics)
         rows = histories[0].metrics[names[0]].total.shape[1] if names else 0
         for row in range(rows):
-            values = {name: self._column(compiled, [history.metrics[name] for history in histories], row) for name in names}
+            values = {name: self._column(compiled, [history.metrics[name] for history in histories], running, row) for name in names}
             record.add("metrics", first + (row + 1) * (length // rows), values)
-        for index, (members, (history, finite)) in enumerate(zip(compiled.rounds, outputs, strict=True)):
-            bad = {int(member): int(history.bad_step[lane]) for lane, member in enumerate(members) if history.bad_step[lane] >= 0 or not finite[lane]}
-            fresh = {member: step for member, step in bad.items() if member not in self.frozen}
-            for member, bad_step in fresh.items():
+        ended = set()
+        for index, (members, (history, flags)) in enumerate(zip(compiled.rounds, outputs, strict=True)):
+            is_bad = (history.bad_step >= 0) | ~flags[:, 0]
+            bad = dict(zip(members[is_bad].tolist(), history.bad_step[is_bad].tolist(), strict=True))
+            fresh = {member: step for member, step in bad.items() if member in running}
+            # Within a chunk a longer sweep would go on to its end: so does one that extends this.
+            is_boundary = (first + length) % self.plan.chunk == 0
+            done = {*members[flags[:, 1] & is_boundary].tolist()} & (running - bad.keys())
+            ended |= done
+            for member in [*fresh, *done]:
                 lane = int(np.flatnonzero(members == member)[0])
                 self.frozen[member] = jax.tree.map(lambda x, lane=lane: jnp.copy(x[lane]), carries[index])
+                self.messages[member] = f"the learner was done after at most {first + length} steps"
+            for member, bad_step in fresh.items():
                 self.status[member] = "nonfinite"
                 self.messages[member] = (
                     f"a metric is not finite at step {bad_step}"
                     if bad_step >= 0
                     else f"the parameters are not finite after step {first + length - 1}"
                 )
-            healthy = [lane for lane, member in enumerate(members) if int(member) not in self.frozen]
-            if fresh and healthy:
-                # The frozen lane goes on as a copy of a healthy one: NaN would only slow it down.
-                source = np.asarray([lane if int(member) not in self.frozen else healthy[0] for lane, member in enumerate(members)])
+            is_sound = [self.status[member] != "nonfinite" for member in members]
+            if fresh and any(is_sound):
+                # Its lane goes on as a copy of a sound one: NaN would only slow it down.
+                source = np.asarray([lane if sound else is_sound.index(True) for lane, sound in enumerate(is_sound)])
                 carries[index] = jax.tree.map(lambda x, source=source: jax.device_put(x[source], x.sharding), carries[index])
+        return ended
 
     def _frozen_shapes(self, compiled: "Compiled", members: Sequence[int]) -> dict[int, Any]:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -368,7 +382,7 @@ class Group:
             index, lane = where[member]
             carry = self.frozen[member] if member in self.frozen else jax.tree.map(lambda x, lane=lane: x[lane], carries[index])
             own = of_member(histories, member), of_member(evaluations, member)
-            state = "nonfinite" if member in self.frozen else status
+            state = self.status[member] if member in self.frozen else status
             made.append(Member(options, seed, state, self.messages[member], *own, self.learners[member], carry[0]))
         return tuple(made)
 

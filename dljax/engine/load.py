@@ -51,7 +51,7 @@ def load(path: Path | str, experiment: Experiment | None = None, *, member: int 
         state, _ = read(found, Loop(*_placed(carry)))
     else:
         state, _ = _member(found, carry, config["lanes"], len(members), member)
-        status = "nonfinite" if found.meta["host"]["status"][member] == "nonfinite" else status
+        status = found.meta["host"]["status"][member] if member in found.meta["host"]["frozen"] else status
     record = Record(path, found.step, ())
     history, evaluations = (columns if member is None else of_member(columns, member) for columns in map(record.arrays, ("metrics", "evaluation")))
     return Run(experiment.learner, state, found.step, status, history, evaluations, result, path)

@@ -29,6 +29,13 @@ class Loop(NamedTuple):
     cursor: Cursor
 
 
+class Flags(NamedTuple):
+    """The state after a chunk: whether nothing in it is NaN and no parameter infinite, and whether its learner says that it is done."""
+
+    finite: bool
+    done: bool
+
+
 class Memory(NamedTuple):
     """Bytes that a compiled chunk needs on each device."""
 
@@ -90,16 +97,16 @@ class Program:
         if self._evaluation is not None:
             self._evaluator(key)
 
-    def chunk(self, key: Key, step: int, length: int, loop: Loop, data: Data | None = None) -> tuple[Loop, History, bool]:
+    def chunk(self, key: Key, step: int, length: int, loop: Loop, data: Data | None = None) -> tuple[Loop, History, Flags]:
         """`length` steps from absolute step `step`; the buffers of `loop` are donated.
 
         Returns:
-          `(loop, history, finite)`: the history on the host; `finite` is False where anything in the state is NaN or a parameter is infinite.
+          `(loop, history, flags)`, the history on the host.
         """
         data = self.data if data is None else data
-        state, cursor, history, finite = self._chunk(length, key)(key, np.int32(step), loop.state, loop.cursor, data)
-        history, finite = jax.tree.map(self._on_host, (history, finite))
-        return Loop(state, cursor), history, bool(finite)
+        state, cursor, history, flags = self._chunk(length, key)(key, np.int32(step), loop.state, loop.cursor, data)
+        history, flags = jax.tree.map(self._on_host, (history, flags))
+        return Loop(state, cursor), history, Flags(*map(bool, flags))
 
     def evaluate(self, key: Key, step: int, loop: Loop) -> Metrics:
         """The learner's fold over the evaluation data, on the host; `key` is the run's."""
@@ -151,9 +158,11 @@ class Program:
             # An infinite sentinel in the state may be meant (a best loss so far); in the parameters it never is.
             no_inf = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), 0, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, state)
             finite = is_finite(no_inf) & is_finite(learner.params(state))
+            # One array: each that the host looks at costs it a copy.
+            flags = jnp.stack([finite, jnp.bool_(False) if learner.done is None else learner.done(state)])
             if self.per_device:
-                finite = jax.lax.pmin(finite.astype(jnp.int32), "data") > 0  # the host looks at one device only
-            return state, cursor, history, finite
+                flags = jax.lax.pmin(flags.astype(jnp.int32), "data") > 0  # the host looks at one device only
+            return state, cursor, history, flags
 
         return chunk
 

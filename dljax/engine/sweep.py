@@ -89,7 +89,8 @@ def sweep(
       resume: go on with the sweep in `out`.
       config: a `FitConfig`; `parallel` must be None: devices serve members here.
     Returns:
-      A `Sweep`. A member that goes non-finite is frozen at the end of that chunk and reported; the others go on untouched.
+      A `Sweep`. A member that goes non-finite, or whose learner is done, is frozen at the end of that chunk and reported; the others go on
+      untouched.
     Raises:
       ValueError: an empty grid or no seeds, an option that the factory does not have, options of `config` that do not fit a sweep.
 

@@ -21,7 +21,7 @@ from dljax.optim.lbfgs import lbfgs
 from dljax.optim.least_squares import gauss_newton, least_squares, levenberg_marquardt
 from dljax.optim.line_search import Found, LineSearch, backtracking, exact_quadratic, line_search, strong_wolfe
 from dljax.optim.method import Method
-from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, done, message, minimize, minimizer
+from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, message, minimize, minimizer
 from dljax.optim.natural_evolution import centred_ranks, openai_es, smoothed_gradient, snes, xnes
 from dljax.optim.natural_gradient import NaturalGradientState, natural_gradient
 from dljax.optim.newton import damped_newton, newton, newton_cg
@@ -31,8 +31,8 @@ from dljax.optim.rule import Problem, Seen, UpdateRule, first_order
 __all__ = [
     "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "KFACConfig", "KFACState", "Likelihood", "LineSearch",
     "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Seen", "Strategy", "UpdateRule", "amsgrad",
-    "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp", "done", "evolution_strategy",
-    "evolve", "exact_quadratic", "first_order", "fisher_product", "gauss_newton", "gauss_newton_product", "genetic_algorithm", "gradient_descent",
+    "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp", "evolution_strategy", "evolve",
+    "exact_quadratic", "first_order", "fisher_product", "gauss_newton", "gauss_newton_product", "genetic_algorithm", "gradient_descent",
     "hessian_free", "hypergradient", "kfac", "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt", "line_search", "message",
     "minimize", "minimizer", "nadam", "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "openai_es", "random_search",
     "smoothed_gradient", "snes", "sr1", "strong_wolfe", "xnes",

@@ -40,7 +40,7 @@ class EvolutionState(NamedTuple):
     strategy: Any
 
 
-def evolve(strategy: Strategy, cost: Callable[[Key, Params], Any], start: Callable[[Key, Batch], Params]) -> Learner:
+def evolve(strategy: Strategy, cost: Callable[[Key, Params], Any], start: Callable[[Key, Batch], Params], *, shares_key: bool = False) -> Learner:
     """Let a population find parameters of least cost; a step is a generation, its candidates are evaluated together.
 
     Where the engine binds a data-parallel axis, each device evaluates its share of the candidates.
@@ -49,6 +49,7 @@ def evolve(strategy: Strategy, cost: Callable[[Key, Params], Any], start: Callab
       strategy: one of `cma_es`, `openai_es`, `snes`, `xnes`, `evolution_strategy`, `cross_entropy_method`, `genetic_algorithm`, `random_search`.
       cost: `(key, params) -> []` of one candidate, to be minimised (a return is maximised by its negative); it may be random.
       start: `(key, batch) -> params`, where to begin: a model's initialisation.
+      shares_key: whether all candidates of a generation are given the same key: with common random numbers what they differ in is their own doing.
     Returns:
       A learner on empty batches with metrics `cost` (mean of the generation), `generation_best` and `best` (of all so far), [] each. Candidates whose
       cost is not finite are left out of the mean. `learner.params(state)` is the strategy's mean; `state.best` the best candidate.
@@ -71,7 +72,8 @@ def evolve(strategy: Strategy, cost: Callable[[Key, Params], Any], start: Callab
         ask_key, cost_key = jax.random.split(key)
         _, unravel = ravel_pytree(state.params)
         inner, population = strategy.ask(ask_key, state.strategy)
-        costs = _evaluated(lambda key, x: jnp.asarray(cost(key, unravel(x)), population.dtype), cost_key, population)
+        keys = cost_key if shares_key else jax.random.split(cost_key, len(population))
+        costs = _evaluated(lambda key, x: jnp.asarray(cost(key, unravel(x)), population.dtype), keys, population)
         told = strategy.tell(inner, population, costs)
         # A distribution that has shrunk to a point divides by zero: it stays as it was.
         is_sound = tree.is_finite(told)
@@ -294,15 +296,15 @@ def finite(costs: Float[Array, " N"]) -> Float[Array, " N"]:
     return jnp.where(jnp.isfinite(costs), costs, jnp.inf)
 
 
-def _evaluated(cost: Callable[[Key, Array], Array], key: Key, population: Float[Array, "N n"]) -> Float[Array, " N"]:
-    keys, axis = jax.random.split(key, len(population)), bound_axis()
+def _evaluated(cost: Callable[[Key, Array], Array], keys: Key, population: Float[Array, "N n"]) -> Float[Array, " N"]:
+    costs_of, axis = jax.vmap(cost, in_axes=(0 if keys.ndim else None, 0)), bound_axis()
     if axis is None:
-        return jax.vmap(cost)(keys, population)
+        return costs_of(keys, population)
     devices = lax.axis_size(axis)
     if len(population) % devices:
         raise ValueError(f"evolve: population_size must be a multiple of the {devices} devices, got {len(population)}; round it up")
     share = len(population) // devices
     begin = lax.axis_index(axis) * share
-    keys, candidates = (lax.dynamic_slice_in_dim(rows, begin, share) for rows in (keys, population))
+    keys, candidates = (lax.dynamic_slice_in_dim(rows, begin, share) if rows.ndim else rows for rows in (keys, population))
     costs = jnp.zeros(len(population), population.dtype)
-    return psum(lax.dynamic_update_slice_in_dim(costs, jax.vmap(cost)(keys, candidates), begin, 0))
+    return psum(lax.dynamic_update_slice_in_dim(costs, costs_of(keys, candidates), begin, 0))

@@ -181,14 +181,14 @@ def minimizer(
 ) -> Learner:
     """A method of `minimize` as a learner: one iteration a step, on the same batch in each.
 
-    Once it has converged or failed its state stays as it is: `done(state)`.
+    Once it has converged or failed its state stays as it is, and a run of it ends: `learner.done(state)`.
 
     Args:
       fun: `(x, batch) -> f` [], the objective on the whole data set, which the source repeats.
       start: `(key, batch) -> x0`, such as a model's initialisation.
       method, tolerance: as for `minimize`.
     Returns:
-      A learner with metrics `value` [], `gradient_norm` [] and `done` [], 1 where it has stopped.
+      A learner with metrics `value` [] and `gradient_norm` [].
     Raises:
       ValueError: as `minimize`.
 
@@ -196,7 +196,7 @@ def minimizer(
     >>> state = learner.init(jax.random.key(0), jnp.ones(2))
     >>> for _ in range(3):
     ...     state, metrics = learner.step(jax.random.key(0), state, jnp.ones(2))
-    >>> state.params.tolist(), bool(done(state))
+    >>> state.params.tolist(), bool(learner.done(state))
     ([1.0, 1.0], True)
     """
     method = checked("minimizer", method, METHODS, tolerance)
@@ -211,16 +211,11 @@ def minimizer(
 
     def step(key: Key, state: MinimizerState, batch: Batch) -> tuple[MinimizerState, Metrics]:
         objective, _, unravel = problem(state.params, batch)
-        iterate = lax.cond(done(state), lambda old: old, lambda old: advance(method, objective, old, tolerance), state.iterate)
+        iterate = lax.cond(_is_done(state), lambda old: old, lambda old: advance(method, objective, old, tolerance), state.iterate)
         state = MinimizerState(unravel(iterate.x), iterate)
-        return state, {"value": iterate.value, "gradient_norm": gradient_norm(iterate.gradient), "done": done(state).astype(iterate.x.dtype)}
+        return state, {"value": iterate.value, "gradient_norm": gradient_norm(iterate.gradient)}
 
-    return Learner(init, step)
-
-
-def done(state: MinimizerState) -> Bool[Array, ""]:
-    """Whether a `minimizer` has converged or failed."""
-    return state.iterate.status != RUNNING
+    return Learner(init, step, done=_is_done)
 
 
 def checked(who: str, method: str | Method, methods: Mapping[str, Callable[[], Method]], tolerance: Numeric) -> Method:
@@ -230,3 +225,7 @@ def checked(who: str, method: str | Method, methods: Mapping[str, Callable[[], M
         return method
     check_choice(who, "method", method, methods)
     return methods[method]()
+
+
+def _is_done(state: MinimizerState) -> Bool[Array, ""]:
+    return state.iterate.status != RUNNING

@@ -19,6 +19,19 @@ from dljax.nn.attention import (
 )
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
+from dljax.nn.dropout import (
+    DropConnectDense,
+    Noise,
+    additive_noise,
+    drop_connect,
+    dropout,
+    gaussian_dropout,
+    mc_dropout,
+    multiplicative_noise,
+    spatial_dropout,
+    stochastic_depth,
+    variational_dropout,
+)
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.model import Model, as_model
 from dljax.nn.pooling import avg_pool, max_pool
@@ -26,9 +39,11 @@ from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
-    "MultiHeadDotProductAttention", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights", "avg_pool", "causal_mask",
-    "conv_transpose", "convolution", "gru", "lstm", "max_pool", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "unit_pixels",
+    "RNN", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DropConnectDense", "FusedSelfAttention", "GraphConvolution", "Model",
+    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "SelfAttention", "SparseRows", "additive_noise", "as_model", "attention",
+    "attention_weights", "avg_pool", "causal_mask", "conv_transpose", "convolution", "drop_connect", "dropout", "gaussian_dropout", "gru", "lstm",
+    "max_pool", "mc_dropout", "multiplicative_noise", "neighbour_sum", "row_product", "single_graph", "sparse_rows", "spatial_dropout",
+    "stochastic_depth", "unit_pixels", "variational_dropout",
 ]  # fmt: skip
 
 

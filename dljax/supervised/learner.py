@@ -32,6 +32,7 @@ def supervised(
     *,
     metrics: Mapping[str, PerExample] | None = None,
     augment: Callable[[Key, Batch], Batch] | None = None,
+    penalty: Callable[[Params], Any] | None = None,
 ) -> Learner:
     """Fit a model to targets by gradient descent on the weighted mean of a loss.
 
@@ -49,12 +50,15 @@ def supervised(
       optimizer: any optax transformation; its hyper-parameters may be traced.
       metrics: further `name -> (outputs, y) -> [B, ...]`, averaged as the loss is, in training and in evaluation.
       augment: `(key, batch) -> batch`, a random change of every training batch.
+      penalty: `params -> []`, added to the loss that is minimised and reported on its own as `penalty`:
+        `lambda params: l2(params, "kernel$", strength=1e-4)` of `dljax.objectives`.
     Returns:
       A learner. `step` and `evaluate` report `loss` and every metric, each a `Mean` over the examples. `params(state)` are the model's
       *variables*: `{"params": ...}` with further collections (batch norm's statistics) where the model has them, so that they are enough to
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
     Raises:
-      ValueError: a metric is called "loss"; when traced: a batch without x or y, a loss that is already averaged, a mask of another shape.
+      ValueError: a metric is called "loss", or "penalty" where there is one; when traced: a batch without x or y, a loss that is already averaged,
+        a mask of another shape.
       TypeError: the loss or a metric is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
 
     >>> from dljax.objectives import accuracy, cross_entropy
@@ -71,6 +75,8 @@ def supervised(
     metrics = dict(metrics or {})
     if "loss" in metrics:
         raise ValueError('supervised: metrics must not be called "loss", which is reported anyway; choose another name')
+    if penalty is not None and "penalty" in metrics:
+        raise ValueError('supervised: metrics must not be called "penalty", which is reported anyway; choose another name')
     for name, function in {"loss": loss, **metrics}.items():
         if not callable(function):
             raise TypeError(f"supervised: {name} must be a function (outputs, y) -> [B, ...], got {function!r}")
@@ -92,14 +98,18 @@ def supervised(
             outputs, model_state = net.apply({"params": params, **state.model_state}, x, key=model_key, train=True)
             total, weight = _weighted("loss", loss(outputs, y), mask)
             weights = psum(weight)
-            return total / jnp.where(weights > 0, weights, 1), (outputs, model_state, Mean(total, weight))
+            cost = None if penalty is None else penalty(params)
+            # The shards' gradients are summed: each has its share of the penalty's.
+            share = 0.0 if cost is None else cost / psum(1.0)
+            return total / jnp.where(weights > 0, weights, 1) + share, (outputs, model_state, Mean(total, weight), cost)
 
-        (_, (outputs, model_state, mean_loss)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        (_, (outputs, model_state, mean_loss, cost)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         # Each shard's gradient is already divided by the weight of all shards: the sum is the gradient of the mean.
         grads = psum(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return SupervisedState(params, jax.tree.map(_synchronised, model_state), opt_state), {"loss": mean_loss, **measured(outputs, y, mask)}
+        reported = {"loss": mean_loss, **measured(outputs, y, mask)} | ({} if cost is None else {"penalty": cost})
+        return SupervisedState(params, jax.tree.map(_synchronised, model_state), opt_state), reported
 
     def measured(outputs: Any, y: Any, mask: Array | None) -> dict[str, Mean]:
         return {name: Mean(*_weighted(name, metric(outputs, y), mask)) for name, metric in metrics.items()}

@@ -8,6 +8,6 @@ from dljax.objectives.penalties import elastic_net, group_lasso, l1, l2, max_nor
 
 __all__ = [
     "AdversarialLoss", "accuracy", "cosine_distance", "cross_entropy", "elastic_net", "gradient_penalty", "group_lasso", "hinge", "huber_loss",
-    "l1", "l2", "least_squares", "max_norm", "minimax", "mode_coverage", "non_saturating", "nuclear", "orthogonal", "r1", "sigmoid_binary_cross_entropy",
-    "squared_error", "top_k", "wasserstein",
+    "l1", "l2", "least_squares", "max_norm", "minimax", "mode_coverage", "non_saturating", "nuclear", "orthogonal", "r1",
+    "sigmoid_binary_cross_entropy", "squared_error", "top_k", "wasserstein",
 ]  # fmt: skip

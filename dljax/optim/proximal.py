@@ -269,7 +269,7 @@ def proximal_gradient(
         momentum = jnp.where(leads_up, 0, (point.clock - 1) / clock) if is_accelerated else 0.0
         mapping = gradient_norm((point.y - x) / step)
         is_finite = jnp.isfinite(value) & jnp.isfinite(gradient).all() & jnp.isfinite(x).all()
-        status = jnp.where(is_finite, jnp.where(mapping <= tolerance, CONVERGED, RUNNING), NOT_FINITE)
+        status = jnp.int32(jnp.where(is_finite, jnp.where(mapping <= tolerance, CONVERGED, RUNNING), NOT_FINITE))
         after = _Point(x, x + momentum * (x - point.x), step, jnp.where(leads_up, 1, clock), mapping, status, point.iterations, point.evaluations)
         after = choose(is_finite, after, point._replace(status=status, mapping=mapping))
         return after._replace(iterations=point.iterations + 1, evaluations=point.evaluations + tries + 2)

@@ -33,7 +33,7 @@ class Reliability(NamedTuple):
         return (self.weight * jnp.abs(self.accuracy - self.confidence)).sum()
 
 
-def reliability(probabilities: Float[Array, "N C"], labels: Int[Array, " N"], *, num_bins: int = 15, is_adaptive: bool = False) -> Reliability:
+def reliability(probabilities: Float[Array, "N C"], labels: Int[Array, "*labels"], *, num_bins: int = 15, is_adaptive: bool = False) -> Reliability:
     """Confidences of the predicted classes, in bins of equal width or of equal number.
 
       bin k = {i : (k-1)/K < max_c p_ic <= k/K}
@@ -58,7 +58,7 @@ def reliability(probabilities: Float[Array, "N C"], labels: Int[Array, " N"], *,
 
 
 def expected_calibration_error(
-    probabilities: Float[Array, "N C"], labels: Int[Array, " N"], *, num_bins: int = 15, is_adaptive: bool = False
+    probabilities: Float[Array, "N C"], labels: Int[Array, "*labels"], *, num_bins: int = 15, is_adaptive: bool = False
 ) -> Float[Array, ""]:
     """ECE: the mean distance of accuracy and confidence over the bins of `reliability`.
 
@@ -75,7 +75,7 @@ def expected_calibration_error(
     return reliability(probabilities, labels, num_bins=num_bins, is_adaptive=is_adaptive).error
 
 
-def classwise_calibration_error(probabilities: Float[Array, "N C"], labels: Int[Array, " N"], *, num_bins: int = 15) -> Float[Array, ""]:
+def classwise_calibration_error(probabilities: Float[Array, "N C"], labels: Int[Array, "*labels"], *, num_bins: int = 15) -> Float[Array, ""]:
     """The calibration error of each class's probability, averaged over classes: it sees also those that are not predicted.
 
       1/C Σ_c Σ_k n_ck/N |frequency_ck - mean p_ck|
@@ -130,7 +130,7 @@ class Scaling(NamedTuple):
         return 1 / self.scale
 
 
-def temperature_scaling(logits: Float[Array, "N C"], labels: Int[Array, " N"]) -> Scaling:
+def temperature_scaling(logits: Float[Array, "N C"], labels: Int[Array, "*labels"]) -> Scaling:
     """One temperature for all logits: it changes how sure a classifier is, never what it predicts.
 
       min_T  -1/N Σ_i log softmax(z_i / T)_{y_i},   T > 0
@@ -153,7 +153,7 @@ def temperature_scaling(logits: Float[Array, "N C"], labels: Int[Array, " N"]) -
     return _fitted("temperature_scaling", logits, labels, shape=None)
 
 
-def vector_scaling(logits: Float[Array, "N C"], labels: Int[Array, " N"]) -> Scaling:
+def vector_scaling(logits: Float[Array, "N C"], labels: Int[Array, "*labels"]) -> Scaling:
     """A factor and a bias for each class, which may change what is predicted.
 
       min_{w, b}  -1/N Σ_i log softmax(w ⊙ z_i + b)_{y_i},   w > 0
@@ -167,7 +167,7 @@ def vector_scaling(logits: Float[Array, "N C"], labels: Int[Array, " N"]) -> Sca
     return _fitted("vector_scaling", logits, labels, shape=logits.shape[1:])
 
 
-def platt_scaling(scores: Float[Array, " N"], labels: Int[Array, " N"]) -> Scaling:
+def platt_scaling(scores: Float[Array, " N"], labels: Int[Array, "*labels"]) -> Scaling:
     """A factor and a bias for the scores of a binary classifier.
 
       min_{a, b}  -1/N Σ_i log σ(±(a s_i + b)),   + where y_i = 1, a > 0
@@ -196,8 +196,9 @@ def platt_scaling(scores: Float[Array, " N"], labels: Int[Array, " N"]) -> Scali
 
 def _fitted(who: str, logits: Array, labels: Array, *, shape: tuple[int, ...] | None) -> Scaling:
     _check_rows(who, logits.shape[:-1], labels)
-    # Only the differences of a row's logits matter: huge common values would take the precision from them.
-    logits = logits - logits.max(-1, keepdims=True)
+    if shape is None:
+        # Only the differences of a row's logits matter: huge common values would take the precision from them.
+        logits = logits - logits.max(-1, keepdims=True)
     # The start is where the confidence is moderate, or the gradient of logits of 1e4 would vanish on one side and explode on the other.
     size = jnp.maximum(jnp.std(logits), jnp.finfo(logits.dtype).tiny ** 0.5)
     logits = logits / size

@@ -215,7 +215,7 @@ def _selection(learner: Learner, state: State) -> list[int] | None:
 
 
 def _over_members(metrics: Any) -> dict[str, Any]:
-    return {name: Mean(*(part.mean(0) for part in value)) if isinstance(value, Mean) else value.mean(0) for name, value in metrics.items()}
+    return {name: Mean(*(jnp.mean(part, 0) for part in value)) if isinstance(value, Mean) else jnp.mean(value, 0) for name, value in metrics.items()}
 
 
 def _mean_output(name: str, out: Array) -> Array:

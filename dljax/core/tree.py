@@ -1,7 +1,9 @@
 """Helpers on pytrees: paths, sizes, finiteness, and keys as plain numbers."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import jax
@@ -26,6 +28,39 @@ def path_name(path: tuple) -> str:
     'dense/0'
     """
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def path_mask(pattern: str, who: str = "path_mask") -> Callable[[Any], Any]:
+    """Which leaves a regular expression finds by their path, such as `kernel$`: the language of sharding rules.
+
+    Args:
+      pattern: searched for anywhere in the path; `.*` finds every leaf.
+      who: who asks, for the message.
+    Returns:
+      `tree -> tree of booleans`, what optax takes for a `mask`.
+    Raises:
+      ValueError: no regular expression; when applied: it finds no leaf, and which paths are nearest.
+
+    >>> path_mask("kernel$")({"dense": {"kernel": 1, "bias": 2}})
+    {'dense': {'bias': False, 'kernel': True}}
+    >>> path_mask("kernels$")({"dense": {"kernel": 1, "bias": 2}})
+    Traceback (most recent call last):
+    ValueError: path_mask: pattern 'kernels$' finds none of the 2 paths; the nearest are 'dense/kernel', 'dense/bias'
+    """
+    try:
+        expression = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{who}: pattern must be a regular expression such as 'kernel$', got {pattern!r}: {error}") from None
+
+    def mask(tree: Any) -> Any:
+        names = [name for name, _ in named_leaves(tree)]
+        found = [expression.search(name) is not None for name in names]
+        if not any(found):
+            nearest = ", ".join(map(repr, get_close_matches(pattern, names, n=3, cutoff=0.0))) or "none: the tree is empty"
+            raise ValueError(f"{who}: pattern {pattern!r} finds none of the {len(names)} paths; the nearest are {nearest}")
+        return jax.tree.unflatten(jax.tree.structure(tree), found)
+
+    return mask
 
 
 def num_params(tree: Any) -> int:

@@ -41,6 +41,19 @@ from dljax.nn.computation_graph import ComputationGraph, computation_graph
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.differentiation_cost import DifferentiationCost, differentiation_cost
+from dljax.nn.dropout import (
+    DropConnectDense,
+    Noise,
+    additive_noise,
+    drop_connect,
+    dropout,
+    gaussian_dropout,
+    mc_dropout,
+    multiplicative_noise,
+    spatial_dropout,
+    stochastic_depth,
+    variational_dropout,
+)
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
 from dljax.nn.model import Model, as_model
@@ -51,12 +64,14 @@ from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
-    "DenseGeneral", "DifferentiationCost", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model", "MultiHeadAttention",
-    "MultiHeadDotProductAttention", "PReLU", "Propagation", "SelfAttention", "SparseRows", "as_model", "attention", "attention_weights",
-    "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "fixup",
-    "forward_pass", "fully_connected", "gain", "gaussian", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv",
-    "max_pool", "maxout", "mish", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "squared_relu", "squareplus", "step", "tanh_shrink", "unit_pixels",
+    "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model",
+    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SparseRows", "additive_noise",
+    "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
+    "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
+    "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout",
+    "mish", "multiplicative_noise", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
+    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink",
+    "unit_pixels", "variational_dropout",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import optax
 
+from dljax.core.tree import path_mask
 from dljax.optim.cma_es import CMAState, cma_es
 from dljax.optim.descent import descent, gradient_descent, nonlinear_cg
 from dljax.optim.evolution import EvolutionState, Strategy, cross_entropy_method, evolution_strategy, evolve, genetic_algorithm, random_search
@@ -25,17 +26,31 @@ from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, 
 from dljax.optim.natural_evolution import centred_ranks, openai_es, smoothed_gradient, snes, xnes
 from dljax.optim.natural_gradient import NaturalGradientState, natural_gradient
 from dljax.optim.newton import damped_newton, newton, newton_cg
+from dljax.optim.proximal import (
+    Prox,
+    decayed_weights,
+    elastic_net_threshold,
+    group_threshold,
+    on_paths,
+    project_max_norm,
+    proximal_gradient,
+    proximal_step,
+    singular_value_threshold,
+    soft_threshold,
+)
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
 from dljax.optim.rule import Problem, Seen, UpdateRule, first_order
 
 __all__ = [
     "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "KFACConfig", "KFACState", "Likelihood", "LineSearch",
-    "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Seen", "Strategy", "UpdateRule", "amsgrad",
-    "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "descent", "dfp", "evolution_strategy", "evolve",
-    "exact_quadratic", "first_order", "fisher_product", "gauss_newton", "gauss_newton_product", "genetic_algorithm", "gradient_descent",
-    "hessian_free", "hypergradient", "kfac", "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt", "line_search", "message",
-    "minimize", "minimizer", "nadam", "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "openai_es", "random_search",
-    "smoothed_gradient", "snes", "sr1", "strong_wolfe", "xnes",
+    "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Prox", "Seen", "Strategy", "UpdateRule", "amsgrad",
+    "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "decayed_weights", "descent", "dfp",
+    "elastic_net_threshold", "evolution_strategy", "evolve", "exact_quadratic", "first_order", "fisher_product", "gauss_newton",
+    "gauss_newton_product", "genetic_algorithm", "gradient_descent", "group_threshold", "hessian_free", "hypergradient", "kfac",
+    "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt", "line_search", "message", "minimize", "minimizer", "nadam",
+    "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "on_paths", "openai_es", "path_mask", "project_max_norm",
+    "proximal_gradient", "proximal_step", "random_search", "singular_value_threshold", "smoothed_gradient", "snes", "soft_threshold", "sr1",
+    "strong_wolfe", "xnes",
 ]  # fmt: skip
 
 

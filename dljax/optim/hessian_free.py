@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dljax.core.axis import psum
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric, Params
-from dljax.optim.rule import Problem, Seen, UpdateRule
+from dljax.optim.rule import Problem, Seen, UpdateRule, refuse_penalty
 
 
 class HessianFreeState(NamedTuple):
@@ -63,6 +63,7 @@ def hessian_free(
     check_int("hessian_free", "max_backtracks", max_backtracks, minimum=1)
 
     def init(params: Params, problem: Problem) -> HessianFreeState:
+        refuse_penalty("hessian_free", problem)
         x, _ = ravel_pytree(params)
         return HessianFreeState(jnp.zeros_like(x), jnp.asarray(damping, x.dtype))
 

@@ -17,7 +17,7 @@ from dljax.core.contract import Key, Numeric, Params
 from dljax.core.tree import named_leaves
 from dljax.optim.fisher import Likelihood, likelihood_of, weighted
 from dljax.optim.kronecker import Layer, damped_inverses, input_factor, kronecker_layers, output_factor, watched
-from dljax.optim.rule import Problem, Seen, UpdateRule
+from dljax.optim.rule import Problem, Seen, UpdateRule, refuse_penalty
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
 
@@ -120,6 +120,7 @@ def kfac(
         likelihood = likelihood_of("kfac", likelihood)
 
     def init(params: Params, problem: Problem) -> KFACState:
+        refuse_penalty("kfac", problem)
         _drawable(likelihood_of("kfac", likelihood, problem.function))
         layers, leaves = _layers(params, problem), dict(named_leaves(params))
         rest = _rest(layers, leaves)

@@ -13,7 +13,7 @@ from dljax.core.axis import psum
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric, Params
 from dljax.optim.fisher import Likelihood, likelihood_of, weighted
-from dljax.optim.rule import Problem, Seen, UpdateRule
+from dljax.optim.rule import Problem, Seen, UpdateRule, refuse_penalty
 
 
 class NaturalGradientState(NamedTuple):
@@ -69,6 +69,7 @@ def natural_gradient(
         likelihood = likelihood_of("natural_gradient", likelihood)
 
     def init(params: Params, problem: Problem) -> NaturalGradientState:
+        refuse_penalty("natural_gradient", problem)
         likelihood_of("natural_gradient", likelihood, problem.function)
         return NaturalGradientState(jnp.int32(0))
 

@@ -22,12 +22,14 @@ class Problem(NamedTuple):
       loss: `outputs -> (L [], Mean)`; L is this device's share, whose `psum` is the whole, and the `Mean` what is reported of it.
       weights: `outputs -> w`, of the loss's shape [B, ...], which is the outputs' or a prefix of it.
       function: the loss of single examples itself, `(outputs, y) -> [B, ...]`, which tells the distribution.
+      penalty: `params -> []`, the same on all devices, to be added to the loss; None where there is none.
     """
 
     forward: Callable[[Params], tuple[Any, Any]]
     loss: Callable[[Any], tuple[Array, Mean]]
     weights: Callable[[Any], Array]
     function: Callable[..., Any]
+    penalty: Callable[[Params], Array] | None = None
 
 
 class Seen(NamedTuple):
@@ -64,6 +66,8 @@ def first_order(optimizer: optax.GradientTransformation) -> UpdateRule:
         def objective(params: Params) -> tuple[Array, Seen]:
             outputs, model_state = problem.forward(params)
             share, loss = problem.loss(outputs)
+            if problem.penalty is not None:
+                share = share + problem.penalty(params) / psum(1.0)  # the devices' gradients are summed: each has its share
             return share, Seen(outputs, model_state, loss)
 
         (_, seen), grads = jax.value_and_grad(objective, has_aux=True)(params)
@@ -71,3 +75,17 @@ def first_order(optimizer: optax.GradientTransformation) -> UpdateRule:
         return optax.apply_updates(params, updates), state, seen, {}
 
     return UpdateRule(lambda params, problem: optimizer.init(params), update)
+
+
+def refuse_penalty(who: str, problem: Problem) -> None:
+    """Say so where a rule's curvature knows nothing of a penalty.
+
+    Raises:
+      ValueError: the problem has one.
+
+    >>> refuse_penalty("doc", Problem(None, None, None, None, lambda params: 0.0))
+    Traceback (most recent call last):
+    ValueError: doc: penalty must be None, for its curvature would be missing; leave it out, or use an optax transformation
+    """
+    if problem.penalty is not None:
+        raise ValueError(f"{who}: penalty must be None, for its curvature would be missing; leave it out, or use an optax transformation")

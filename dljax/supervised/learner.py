@@ -33,6 +33,7 @@ def supervised(
     *,
     metrics: Mapping[str, PerExample] | None = None,
     augment: Callable[[Key, Batch], Batch] | None = None,
+    penalty: Callable[[Params], Any] | None = None,
 ) -> Learner:
     """Fit a model to targets by gradient descent on the weighted mean of a loss.
 
@@ -51,12 +52,15 @@ def supervised(
         `dljax.optim.kfac()`, whose own metrics are reported too.
       metrics: further `name -> (outputs, y) -> [B, ...]`, averaged as the loss is, in training and in evaluation.
       augment: `(key, batch) -> batch`, a random change of every training batch.
+      penalty: `params -> []`, added to the loss that is minimised and reported on its own as `penalty`:
+        `lambda params: l2(params, "kernel$", strength=1e-4)` of `dljax.objectives`.
     Returns:
       A learner. `step` and `evaluate` report `loss` and every metric, each a `Mean` over the examples. `params(state)` are the model's
       *variables*: `{"params": ...}` with further collections (batch norm's statistics) where the model has them, so that they are enough to
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
     Raises:
-      ValueError: a metric is called "loss"; when traced: a batch without x or y, a loss that is already averaged, a mask of another shape.
+      ValueError: a metric is called "loss", or "penalty" where there is one; when traced: a batch without x or y, a loss that is already averaged,
+        a mask of another shape.
       TypeError: the loss or a metric is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
 
     >>> from dljax.objectives import accuracy, cross_entropy
@@ -73,6 +77,8 @@ def supervised(
     metrics = dict(metrics or {})
     if "loss" in metrics:
         raise ValueError('supervised: metrics must not be called "loss", which is reported anyway; choose another name')
+    if penalty is not None and "penalty" in metrics:
+        raise ValueError('supervised: metrics must not be called "penalty", which is reported anyway; choose another name')
     for name, function in {"loss": loss, **metrics}.items():
         if not callable(function):
             raise TypeError(f"supervised: {name} must be a function (outputs, y) -> [B, ...], got {function!r}")
@@ -85,7 +91,7 @@ def supervised(
         x, _, _ = _parts(batch)
         variables = dict(net.init(key, x))
         params = variables.pop("params", {})
-        return SupervisedState(params, variables, rule.init(params, problem_of(jax.random.fold_in(key, 0), variables, batch)))
+        return SupervisedState(params, variables, rule.init(params, problem_of(jax.random.fold_in(key, 2), variables, batch)))
 
     def step(key: Key, state: SupervisedState, batch: Batch) -> tuple[SupervisedState, Metrics]:
         key = local_key(key)
@@ -95,7 +101,8 @@ def supervised(
         params, opt_state, seen, further = rule.update(jax.random.fold_in(key, 2), state.params, state.opt_state, problem)
         model_state = jax.tree.map(_synchronised, seen.model_state)
         _, y, mask = _parts(batch)
-        return SupervisedState(params, model_state, opt_state), {**further, "loss": seen.loss, **measured(seen.outputs, y, mask)}
+        reported = {**further, "loss": seen.loss, **measured(seen.outputs, y, mask)}
+        return SupervisedState(params, model_state, opt_state), reported if penalty is None else {**reported, "penalty": penalty(state.params)}
 
     def problem_of(key: Key, model_state: Variables, batch: Batch) -> Problem:
         x, y, mask = _parts(batch)
@@ -113,7 +120,7 @@ def supervised(
             each = _weights("loss", jax.eval_shape(loss, outputs, y), mask)
             return each / _positive(psum(each.sum()))
 
-        return Problem(forward, share, weights, loss)
+        return Problem(forward, share, weights, loss, penalty)
 
     def measured(outputs: Any, y: Any, mask: Array | None) -> dict[str, Mean]:
         return {name: Mean(*_weighted(name, metric(outputs, y), mask)) for name, metric in metrics.items()}

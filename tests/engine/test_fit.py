@@ -168,7 +168,7 @@ def test_further_loggers_get_every_row(run):
         ([1, np.nan, np.nan, np.nan, 1, 1, 1, 1], EarlyStopping("score", patience=1), 5),
     ],
 )
-def test_early_stopping_waits_as_long_as_its_patience(values, stopping, step):
+def test_4_2_early_stopping_waits_as_long_as_its_patience(values, stopping, step):
     run = fit(scripted(values), EMPTY, 8, evaluation=(), config=FitConfig(every=1, evaluate_every=1, early_stopping=stopping))
     assert run.step == step
     assert run.status == ("stopped" if step < 8 else "done")

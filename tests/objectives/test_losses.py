@@ -27,7 +27,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vision.npz")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_and_its_gradient_equal_those_of_torch(smoothing):
+def test_4_2_label_smoothing_and_its_gradient_equal_those_of_torch(smoothing):
     with jax.enable_x64(True):
         logits, labels, loss, dlogits = (jnp.asarray(GOLDEN[f"cross_entropy/{smoothing}/{key}"]) for key in ("logits", "labels", "loss", "dlogits"))
         ours, pull = jax.vjp(lambda logits: cross_entropy(logits, labels, label_smoothing=smoothing), logits)

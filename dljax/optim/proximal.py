@@ -1,0 +1,308 @@
+"""Proximal methods: penalties without a gradient at zero, and constraints, as a step of their own after each gradient step.
+
+  prox_g(x) = argmin_u  g(u) + ½ ‖u - x‖²
+
+`optax.projections` has the operators of constraints (box, simplex, balls of the ℓ1, ℓ2 and ℓ∞ norm); here are those of penalties, and what runs them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from dljax.core.checks import check_int, check_range
+from dljax.core.contract import Numeric, Params
+from dljax.core.tree import path_mask
+from dljax.objectives.penalties import lengths
+from dljax.optim.method import CONVERGED, MAX_ITERATIONS, NOT_FINITE, RUNNING, choose, flat_objective, gradient_norm, rounding
+from dljax.optim.minimize import MinimizeResult
+
+type_aliases = ("Prox",)
+
+Prox = Callable[[Any, Numeric], Any]  # (x, step) -> the minimiser u of step·g(u) + ½ ‖u - x‖²
+
+
+def soft_threshold(x: Float[Array, "*shape"], threshold: Numeric) -> Float[Array, "*shape"]:
+    """The proximal operator of τ Σ |x|: every number comes nearer to zero by τ, and stops there.
+
+      sign(x) max(0, |x| - τ)
+
+    Args:
+      threshold: τ >= 0; may be traced, as everywhere here.
+    Raises:
+      ValueError: τ < 0.
+
+    >>> soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0).tolist()
+    [2.0, 0.0, -1.0]
+    """
+    check_range("soft_threshold", "threshold", threshold, 0)
+    return jnp.maximum(x - threshold, 0) - jnp.maximum(-x - threshold, 0)  # not sign(x), which would make -0.0 of 0.0
+
+
+def elastic_net_threshold(x: Float[Array, "*shape"], threshold: Numeric, l1_ratio: Numeric = 0.5) -> Float[Array, "*shape"]:
+    """The proximal operator of τ Σ ρ|x| + (1-ρ)/2 x²; with ρ = 0 that of ridge.
+
+      soft_threshold(x, τρ) / (1 + τ(1-ρ))
+
+    Args:
+      threshold: τ >= 0.
+      l1_ratio: ρ in [0, 1].
+    Raises:
+      ValueError: an option out of its range.
+
+    >>> elastic_net_threshold(jnp.array([3.0, -0.5]), 1.0, l1_ratio=0.0).tolist()
+    [1.5, -0.25]
+    """
+    check_range("elastic_net_threshold", "threshold", threshold, 0)
+    check_range("elastic_net_threshold", "l1_ratio", l1_ratio, 0, 1)
+    return soft_threshold(x, threshold * l1_ratio) / (1 + threshold * (1 - l1_ratio))
+
+
+def group_threshold(x: Float[Array, "*shape"], threshold: Numeric, axis: int = -1) -> Float[Array, "*shape"]:
+    """The proximal operator of τ Σ_g √n_g ‖x_g‖₂, the groups being the slices along an axis: each becomes shorter, and zero where it was short.
+
+      x_g max(0, 1 - τ √n_g / ‖x_g‖₂)
+
+    Args:
+      threshold: τ >= 0.
+      axis: as for `dljax.objectives.group_lasso`.
+    Raises:
+      ValueError: τ < 0.
+
+    >>> group_threshold(jnp.array([[3.0], [4.0], [0.0], [0.0]]), 1.25).ravel().tolist()  # √4 · 1.25 is half of the length
+    [1.5, 2.0, 0.0, 0.0]
+    """
+    check_range("group_threshold", "threshold", threshold, 0)
+    length = lengths(x, axis)
+    threshold = threshold * (x.size / x.shape[axis]) ** 0.5
+    return _scaled(x, jnp.where(length > threshold, 1 - threshold / jnp.where(length > threshold, length, 1), 0), axis)
+
+
+def singular_value_threshold(x: Float[Array, "*shape"], threshold: Numeric) -> Float[Array, "*shape"]:
+    """The proximal operator of τ Σ σ_i(X): singular values come nearer to zero by τ, and the rank falls.
+
+      U diag(max(0, σ - τ)) Vᵀ
+
+    Args:
+      x: a matrix; more axes are taken as [all but the last, last].
+      threshold: τ >= 0.
+    Raises:
+      ValueError: τ < 0; x has fewer than two axes.
+    Source: Cai, Candès and Shen (2010), SIAM J. Optim. 20, theorem 2.1.
+
+    >>> singular_value_threshold(jnp.diag(jnp.array([3.0, 0.5])), 1.0).round(3).tolist()
+    [[2.0, 0.0], [0.0, 0.0]]
+    """
+    check_range("singular_value_threshold", "threshold", threshold, 0)
+    if x.ndim < 2:
+        raise ValueError(f"singular_value_threshold: x must be a matrix or have more axes, got shape {x.shape}")
+    U, values, Vt = jnp.linalg.svd(x.reshape(-1, x.shape[-1]), full_matrices=False)
+    return ((U * jnp.maximum(values - threshold, 0)[None]) @ Vt).reshape(x.shape)
+
+
+def project_max_norm(x: Float[Array, "*shape"], limit: Numeric, axis: int = -1) -> Float[Array, "*shape"]:
+    """The nearest weights of which no slice along an axis is longer than a limit.
+
+      x_j min(1, c / ‖x_j‖₂)
+
+    Args:
+      limit: c >= 0.
+      axis: -1 limits the weights into each unit.
+    Raises:
+      ValueError: c < 0.
+    Source: Srivastava et al. (2014), JMLR 15, section 5.1.
+
+    >>> project_max_norm(jnp.array([[3.0, 0.1], [4.0, 0.1]]), 1.0).round(3).tolist() == jnp.array([[0.6, 0.1], [0.8, 0.1]]).tolist()
+    True
+    """
+    check_range("project_max_norm", "limit", limit, 0)
+    length = lengths(x, axis)
+    return _scaled(x, jnp.where(length > limit, limit / jnp.where(length > limit, length, 1), 1), axis)
+
+
+def on_paths(pattern: str, prox: Prox) -> Prox:
+    """An operator of arrays as one of trees: it changes the leaves whose path a regular expression finds, and leaves the others alone.
+
+    Raises:
+      ValueError: no regular expression; when applied: it finds no leaf, and which paths are nearest.
+
+    >>> prox = on_paths("kernel$", lambda x, step: soft_threshold(x, 0.1 * step))
+    >>> prox({"kernel": jnp.array([1.0]), "bias": jnp.array([1.0])}, 5.0)
+    {'bias': Array([1.], dtype=float32), 'kernel': Array([0.5], dtype=float32)}
+    """
+    mask = path_mask(pattern, "on_paths")
+    return lambda params, step: jax.tree.map(lambda is_chosen, leaf: prox(leaf, step) if is_chosen else leaf, mask(params), params)
+
+
+def decayed_weights(strength: Numeric, pattern: str = "kernel$") -> optax.GradientTransformation:
+    """Decoupled weight decay of the leaves chosen by path: `optax.add_decayed_weights`, put before the learning rate in a chain.
+
+      Δ ← Δ + λ w,   so that w shrinks by the factor 1 - αλ whatever the gradient's scale
+
+    Args:
+      strength: λ >= 0.
+      pattern: which leaves, by a regular expression. `path_mask(pattern)` is also what `optax.adamw` takes for its `mask`.
+    Raises:
+      ValueError: λ < 0; when initialised: a pattern that finds nothing, naming the nearest paths.
+    Source: Loshchilov and Hutter (2019), Decoupled weight decay regularization, algorithm 2.
+
+    >>> solver = optax.chain(optax.scale_by_adam(), decayed_weights(0.1), optax.scale_by_learning_rate(0.5))
+    >>> params = {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
+    >>> updates, _ = solver.update(jax.tree.map(jnp.zeros_like, params), solver.init(params), params)
+    >>> round(float(updates["kernel"][0]), 3), float(updates["bias"][0]) == 0
+    (-0.05, True)
+    """
+    check_range("decayed_weights", "strength", strength, 0)
+    return optax.add_decayed_weights(strength, path_mask(pattern, "decayed_weights"))
+
+
+def proximal_step(learning_rate: optax.ScalarOrSchedule, prox: Prox) -> optax.GradientTransformation:
+    """Stochastic proximal gradient descent, ISTA where the gradient is whole.
+
+      x ← prox_{αg}(x - α ∇f)
+
+    Args:
+      learning_rate: α >= 0 or a schedule. Momentum or Adam before it in a chain are heuristics: the operator belongs to the plain step.
+      prox: `(params, step) -> params`, of the whole tree: `on_paths("kernel$", lambda x, step: soft_threshold(x, strength * step))`; a projection
+        takes no notice of the step.
+    Raises:
+      ValueError: α < 0; when updated: no parameters are given, or `prox` returns another structure than it was given.
+    Source: Daubechies, Defrise and De Mol (2004); Beck and Teboulle (2009), SIAM J. Imaging Sci. 2, eq. 3.1.
+
+    >>> solver = proximal_step(0.5, lambda x, step: soft_threshold(x, step))
+    >>> updates, _ = solver.update(jnp.array([0.2]), solver.init(jnp.array([0.4])), jnp.array([0.4]))
+    >>> optax.apply_updates(jnp.array([0.4]), updates).tolist()
+    [0.0]
+    """
+    if not callable(learning_rate):
+        check_range("proximal_step", "learning_rate", learning_rate, 0)
+
+    def update(grads: Any, step: Array, params: Any = None) -> tuple[Any, Array]:
+        if params is None:
+            raise ValueError("proximal_step: update needs the parameters; call update(grads, state, params)")
+        rate = learning_rate(step) if callable(learning_rate) else learning_rate
+        moved = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+        return jax.tree.map(lambda new, old: (new - old).astype(old.dtype), _applied(prox, moved, rate), params), step + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+class _Point(NamedTuple):
+    """x the iterate, y the point its gradient is asked at, α the step size, t the momentum's clock, the gradient mapping's largest component."""
+
+    x: Float[Array, " n"]
+    y: Float[Array, " n"]
+    step: Float[Array, ""]
+    clock: Float[Array, ""]
+    mapping: Float[Array, ""]
+    status: Int[Array, ""]
+    iterations: Int[Array, ""]
+    evaluations: Int[Array, ""]
+
+
+def proximal_gradient(
+    fun: Callable[[Params], Any],
+    x0: Params,
+    prox: Prox,
+    *,
+    penalty: Callable[[Params], Any] | None = None,
+    is_accelerated: bool = True,
+    tolerance: Numeric = 1e-5,
+    max_iterations: int = 1000,
+) -> MinimizeResult:
+    """Minimise a smooth function plus a penalty or within a constraint that has a proximal operator: FISTA, or ISTA.
+
+      x⁺ = prox_{αg}(y - α ∇f(y)),   y⁺ = x⁺ + (t-1)/t⁺ (x⁺ - x),   t⁺ = ½ + √(¼ + t²)
+
+    The step size α is doubled at the start while it fits, and then halved where f rises above its quadratic bound; the momentum starts anew where
+    it leads uphill. It is pure, for `jax.jit` and `jax.vmap`: a whole path of strengths is one program.
+
+    Args:
+      fun: the smooth part, `x -> f` [].
+      x0: the start, a pytree of floating-point arrays.
+      prox: `(x, step) -> x`, the operator of `step·g`, of the whole tree.
+      penalty: `x -> g` [], only for the `value` of the result; 0 if not given (a constraint).
+      is_accelerated: FISTA if so, else ISTA, where y is x.
+      tolerance: on the largest component of the gradient mapping (y - x⁺)/α, >= 0, which is ∇f where g = 0; may be traced.
+      max_iterations: at most, >= 0; may be traced.
+    Returns:
+      A `MinimizeResult` with f + g as `value`, the gradient mapping's largest component as `gradient_norm`, and no history.
+    Raises:
+      ValueError: an option out of its range, an x0 that is not floating-point, a `fun` that does not return one real number, a `prox` that returns
+      another structure than it was given.
+    Source: Beck and Teboulle (2009), SIAM J. Imaging Sci. 2, section 4; O'Donoghue and Candès (2015), Found. Comput. Math. 15, for the restarts.
+
+    >>> result = proximal_gradient(lambda x: ((x - jnp.array([3.0, 0.5])) ** 2).sum() / 2, jnp.zeros(2), soft_threshold)
+    >>> result.x.tolist(), bool(result.converged)
+    ([2.0, 0.0], True)
+    """
+    check_range("proximal_gradient", "tolerance", tolerance, 0)
+    if not isinstance(max_iterations, jax.core.Tracer):
+        check_int("proximal_gradient", "max_iterations", max_iterations)
+    objective, x, unravel = flat_objective("proximal_gradient", fun, x0)
+
+    def forward(y: Array, gradient: Array, step: Array) -> Array:
+        return ravel_pytree(_applied(prox, unravel(y - step * gradient), step))[0].astype(y.dtype)
+
+    def fits(y: Array, value: Array, gradient: Array, step: Array) -> Array:
+        d = forward(y, gradient, step) - y
+        # A step that is not finite never fits; at a stationary point every step would.
+        return objective.value_and_grad(y + d)[0] <= value + gradient @ d + d @ d / (2 * step) + rounding(value)
+
+    def iterated(point: _Point) -> _Point:
+        value, gradient = objective.value_and_grad(point.y)
+
+        def halved(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            return carry[0] / 2, carry[1] + 1
+
+        step, tries = lax.while_loop(
+            lambda carry: ~fits(point.y, value, gradient, carry[0]) & (carry[1] < _MOST_CHANGES), halved, (point.step, jnp.int32(0))
+        )
+        x = forward(point.y, gradient, step)
+        clock = 0.5 + jnp.sqrt(0.25 + point.clock**2)
+        leads_up = (point.y - x) @ (x - point.x) > 0
+        momentum = jnp.where(leads_up, 0, (point.clock - 1) / clock) if is_accelerated else 0.0
+        mapping = gradient_norm((point.y - x) / step)
+        is_finite = jnp.isfinite(value) & jnp.isfinite(gradient).all() & jnp.isfinite(x).all()
+        status = jnp.int32(jnp.where(is_finite, jnp.where(mapping <= tolerance, CONVERGED, RUNNING), NOT_FINITE))
+        after = _Point(x, x + momentum * (x - point.x), step, jnp.where(leads_up, 1, clock), mapping, status, point.iterations, point.evaluations)
+        after = choose(is_finite, after, point._replace(status=status, mapping=mapping))
+        return after._replace(iterations=point.iterations + 1, evaluations=point.evaluations + tries + 2)
+
+    value, gradient = objective.value_and_grad(x)
+    one, zero = jnp.ones((), x.dtype), jnp.int32(0)
+    step, tries = lax.while_loop(
+        lambda carry: fits(x, value, gradient, 2 * carry[0]) & (carry[1] < _MOST_CHANGES), lambda carry: (2 * carry[0], carry[1] + 1), (one, zero)
+    )
+    point = _Point(x, x, step, one, one * jnp.inf, jnp.int32(RUNNING), zero, tries + 2)
+    last = lax.while_loop(lambda point: (point.status == RUNNING) & (point.iterations < max_iterations), iterated, point)
+    x = unravel(last.x)
+    return MinimizeResult(
+        x=x,
+        value=fun(x) if penalty is None else fun(x) + penalty(x),
+        gradient_norm=last.mapping,
+        converged=last.status == CONVERGED,
+        iterations=last.iterations,
+        evaluations=last.evaluations,
+        status=jnp.where(last.status == RUNNING, MAX_ITERATIONS, last.status),
+    )
+
+
+_MOST_CHANGES = 60
+
+
+def _applied(prox: Prox, params: Any, step: Any) -> Any:
+    out = prox(params, step)
+    before, after = ([(jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)])] for tree in (params, out))
+    if before != after:
+        raise ValueError(f"prox: must return the structure and shapes that it is given, got {after[0]} for {before[0]}")
+    return out
+
+
+def _scaled(x: Array, factors: Float[Array, " groups"], axis: int) -> Array:
+    return x * factors.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])

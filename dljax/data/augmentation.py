@@ -12,7 +12,7 @@ Colours are in `dljax.data.colour`, mixtures of examples in `dljax.data.mixing`.
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Num
 
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric
@@ -178,8 +178,8 @@ def draw_affine(
 
 
 def random_affine(
-    key: Key, x: Float[Array, "B H W C"], *, shift: Numeric = 0.0, rotation: Numeric = 0.0, zoom: Numeric = 0.0, distortion: Numeric = 0.0
-) -> Float[Array, "B H W C"]:
+    key: Key, x: Num[Array, "B H W C"], *, shift: Numeric = 0.0, rotation: Numeric = 0.0, zoom: Numeric = 0.0, distortion: Numeric = 0.0
+) -> Num[Array, "B H W C"]:
     """Each picture moved, turned, stretched and slanted at random about its middle, bilinear between pixels, zero outside.
 
       warp(x, draw_affine(key, B, ...))

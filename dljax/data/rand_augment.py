@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from dljax.core.checks import check_choice, check_int, check_range
 from dljax.core.contract import Key, Numeric
@@ -18,13 +18,13 @@ OPERATIONS = ("identity", *MOVES, *COLOURS)
 
 def rand_augment(
     key: Key,
-    x: Float[Array, "B H W C"],
+    x: Num[Array, "B H W C"],
     *,
     num_layers: int = 2,
     magnitude: Numeric = 0.3,
     operations: Sequence[str] = OPERATIONS,
     fill: Numeric = 0.5,
-) -> Float[Array, "B H W C"]:
+) -> Num[Array, "B H W C"]:
     """Operations drawn at random for each picture, one after another, all of one strength.
 
     The five moves of a layer are one affine change, and the colour changes are computed for all and selected: no picture waits for a branch.

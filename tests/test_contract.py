@@ -19,11 +19,13 @@ SMALL = {
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
     "cora/gcn": {"width": 4},
+    "digits/double-descent": {"num_examples": 20},
     "digits/mlp": {"width": 16, "batch_size": 8},
     "digits/vae": {"width": 16, "batch_size": 8},
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
+    "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
 }

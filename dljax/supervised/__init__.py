@@ -12,9 +12,23 @@ from dljax.supervised.calibration import (
     temperature_scaling,
     vector_scaling,
 )
+from dljax.supervised.generalisation import (
+    BiasVariance,
+    CrossValidation,
+    Curve,
+    bias_variance,
+    cross_validate,
+    double_descent,
+    fit_learner,
+    folds,
+    learning_curve,
+)
 from dljax.supervised.learner import PerExample, SupervisedState, supervised
+from dljax.supervised.linear import Fit, Predict, random_features, ridge
 
 __all__ = [
-    "PerExample", "Reliability", "Scaling", "SupervisedState", "brier_score", "classwise_calibration_error", "expected_calibration_error",
-    "platt_scaling", "refreshed", "reliability", "supervised", "temperature_scaling", "vector_scaling",
+    "BiasVariance", "CrossValidation", "Curve", "Fit", "PerExample", "Predict", "Reliability", "Scaling", "SupervisedState", "bias_variance",
+    "brier_score", "classwise_calibration_error", "cross_validate", "double_descent", "expected_calibration_error", "fit_learner", "folds",
+    "learning_curve", "platt_scaling", "random_features", "refreshed", "reliability", "ridge", "supervised", "temperature_scaling",
+    "vector_scaling",
 ]  # fmt: skip

@@ -60,7 +60,7 @@ def supervised(
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
     Raises:
       ValueError: a metric is called "loss", or "penalty" where there is one; when traced: a batch without x or y, a loss that is already averaged,
-        a mask of another shape.
+        a mask of another shape, a penalty for a rule whose curvature would miss it.
       TypeError: the loss or a metric is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
 
     >>> from dljax.objectives import accuracy, cross_entropy

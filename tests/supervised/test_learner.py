@@ -12,6 +12,7 @@ from dljax import core
 from dljax.core.check_learner import check_learner
 from dljax.data import shuffled
 from dljax.objectives import accuracy, cross_entropy, squared_error
+from dljax.optim import natural_gradient
 from dljax.supervised import supervised
 
 LINE = (lambda key, x: {"w": jnp.zeros(x.shape[-1])}, lambda params, x: x @ params["w"])
@@ -185,6 +186,10 @@ def test_refusals():
     state = learner.init(jax.random.key(0), batch)
     with pytest.raises(ValueError, match=r"the mask must have the shape of the loss \(6,\) or a prefix of it, got \(5,\)"):
         learner.step(jax.random.key(0), state, batch | {"mask": jnp.ones(5)})
+    with pytest.raises(ValueError, match='metrics must not be called "penalty"'):
+        supervised(LINE, squared_error, optax.sgd(0.1), metrics={"penalty": squared_error}, penalty=jnp.sum)
+    with pytest.raises(ValueError, match="natural_gradient: penalty must be None"):
+        supervised(LINE, squared_error, natural_gradient(), penalty=jnp.sum).init(jax.random.key(0), batch)
     averaged = supervised(LINE, lambda outputs, y: squared_error(outputs, y).mean(), optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"loss must return one value an example.*got a scalar; leave the averaging to the learner"):
         averaged.step(jax.random.key(0), state, batch)

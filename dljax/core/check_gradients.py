@@ -223,7 +223,7 @@ def _looker(flat_loss: Callable[[Array], Any], x: Array, mode: str, key: Key, to
         signs = jnp.where(high - low == 1, 1.0, jax.random.rademacher(jax.random.fold_in(key, seed), x.shape, x.dtype))
         v = jnp.where(inside, signs, 0.0) / jnp.sqrt(high - low)
         h = step * jnp.exp2(jnp.round(jnp.log2(jnp.maximum(1.0, jnp.max(jnp.where(inside, jnp.abs(x), 0.0))))))
-        automatic = gradient @ v if mode == "reverse" else jax.jvp(flat_loss, (x,), (v,))[1]
+        automatic = jnp.sum(jnp.where(inside, gradient * v, 0.0)) if mode == "reverse" else jax.jvp(flat_loss, (x,), (v,))[1]
         return jnp.stack([automatic, h, flat_loss(x + h * v), flat_loss(x - h * v)])
 
     @jax.jit
@@ -249,13 +249,21 @@ def _looker(flat_loss: Callable[[Array], Any], x: Array, mode: str, key: Key, to
             for automatic, h, above, below in rows.tolist():
                 difference = (above - below) / (2 * h)
                 noise = 10 * np.finfo(np.float64).eps * max(abs(above), abs(below)) / h
-                scale = max(abs(automatic), abs(difference), noise / tolerance, np.finfo(np.float64).tiny)
-                relative = abs(automatic - difference) / scale
                 left, right = (float(value) - below) / h, (above - float(value)) / h
-                slopes.append(Slope("", automatic, difference, left, right, math.inf if math.isnan(relative) else relative))
+                slopes.append(Slope("", automatic, difference, left, right, _error(automatic, difference, noise / tolerance)))
         return slopes
 
     return look
+
+
+def _gap(slope: Slope) -> float:
+    gap = abs(slope.automatic - slope.difference)
+    return gap if math.isfinite(gap) else math.inf
+
+
+def _error(automatic: float, difference: float, floor: float = 0.0) -> float:
+    gap = abs(automatic - difference)
+    return gap / max(abs(automatic), abs(difference), floor, np.finfo(np.float64).tiny) if math.isfinite(gap) else math.inf
 
 
 def _search(
@@ -275,7 +283,7 @@ def _search(
         while entry.high - entry.low > 1:
             middle = (entry.low + entry.high) // 2
             halves = [entry._replace(high=middle), entry._replace(low=middle)]
-            gaps = [abs(s.automatic - s.difference) * math.sqrt(half.high - half.low) for half, s in zip(halves, look(halves, _STEP), strict=True)]
+            gaps = [_gap(slope) * math.sqrt(half.high - half.low) for half, slope in zip(halves, look(halves, _STEP), strict=True)]
             entry = halves[gaps[1] > gaps[0]]
         found = _sorted(look, [entry._replace(seed=0)], tolerance)[2] if entry != probe else []
         blamed.update(found or [(probe, slope)])
@@ -299,6 +307,5 @@ def _sorted(look: Callable[[list[_Probe], float], list[Slope]], probes: list[_Pr
         elif is_kink:
             kinks.append((probe, near))
         else:
-            gap = abs(far.automatic - far.difference) / max(abs(far.automatic), abs(far.difference), np.finfo(np.float64).tiny)
-            wrong.append((probe, far._replace(error=math.inf if math.isnan(gap) else gap)))
+            wrong.append((probe, far._replace(error=_error(far.automatic, far.difference))))
     return fine, kinks, wrong

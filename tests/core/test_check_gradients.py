@@ -105,9 +105,11 @@ def test_float32_inside_makes_the_check_meaningless():
     assert "params/kernel" in check_gradients(lambda params: jnp.sum(layer.apply(params, X) ** 2), variables).errors
 
 
-def test_gradient_that_is_no_number_is_wrong():
-    with pytest.raises(GradientError, match=r"params\[0\]: autodiff nan"):
-        check_gradients(lambda w: jnp.sum(jnp.where(w > 0, jnp.sqrt(w), 0)), jnp.array([-1.0, 4.0]))
+@pytest.mark.parametrize(("size", "max_entries"), [(2, 50), (100, 9)])
+def test_gradient_that_is_no_number_is_wrong_where_it_is_none(size, max_entries):
+    with pytest.raises(GradientError, match=r"params\[1\]: autodiff nan, differences 0") as caught:
+        check_gradients(lambda w: jnp.sum(jnp.where(w > 0, jnp.sqrt(w), 0)), jnp.ones(size).at[1].set(-1.0), max_entries=max_entries)
+    assert len(caught.value.report.wrong) == 1
 
 
 @pytest.mark.parametrize(

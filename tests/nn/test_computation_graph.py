@@ -37,7 +37,7 @@ def test_2_2_values_and_adjoints_equal_those_of_autodiff(graph):
     with jax.enable_x64(True):
         value, (dparams, dx) = jax.jit(jax.value_and_grad(branching, (0, 1)))(*arguments())
     np.testing.assert_allclose(graph["output"].value, value, rtol=1e-14)
-    assert graph["output"].adjoint == 1
+    assert float(graph["output"].adjoint) == 1
     for name, expected in (("params/w", dparams["w"]), ("params/v", dparams["v"]), ("x", dx)):
         np.testing.assert_allclose(graph[name].adjoint, expected, rtol=1e-12, atol=1e-14)
     assert {"scan", "cond", "split", "relu", "log1p", "sort"} <= set(graph.counts)

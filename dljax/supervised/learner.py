@@ -58,8 +58,8 @@ def supervised(
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
     Raises:
       ValueError: a metric is called "loss", or "penalty" where there is one; when traced: a batch without x or y, a loss that is already averaged,
-        a mask of another shape.
-      TypeError: the loss or a metric is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
+        a mask of another shape, a penalty that is no scalar.
+      TypeError: the loss, a metric or the penalty is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
 
     >>> from dljax.objectives import accuracy, cross_entropy
     >>> from flax import linen
@@ -77,6 +77,8 @@ def supervised(
         raise ValueError('supervised: metrics must not be called "loss", which is reported anyway; choose another name')
     if penalty is not None and "penalty" in metrics:
         raise ValueError('supervised: metrics must not be called "penalty", which is reported anyway; choose another name')
+    if penalty is not None and not callable(penalty):
+        raise TypeError(f"supervised: penalty must be a function params -> [], such as lambda params: l2(params), got {penalty!r}")
     for name, function in {"loss": loss, **metrics}.items():
         if not callable(function):
             raise TypeError(f"supervised: {name} must be a function (outputs, y) -> [B, ...], got {function!r}")
@@ -99,6 +101,8 @@ def supervised(
             total, weight = _weighted("loss", loss(outputs, y), mask)
             weights = psum(weight)
             cost = None if penalty is None else penalty(params)
+            if cost is not None and jnp.ndim(cost):
+                raise ValueError(f"supervised: penalty must return one number, got shape {jnp.shape(cost)}; sum it")
             # The shards' gradients are summed: each has its share of the penalty's.
             share = 0.0 if cost is None else cost / psum(1.0)
             return total / jnp.where(weights > 0, weights, 1) + share, (outputs, model_state, Mean(total, weight), cost)

@@ -28,11 +28,10 @@ from dljax.optim.proximal import (
     group_threshold,
     on_paths,
     project_max_norm,
-    proximal_gradient,
-    proximal_step,
     singular_value_threshold,
     soft_threshold,
 )
+from dljax.optim.proximal_gradient import proximal_gradient, proximal_step
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
 
 __all__ = [

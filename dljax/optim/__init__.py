@@ -33,11 +33,10 @@ from dljax.optim.proximal import (
     group_threshold,
     on_paths,
     project_max_norm,
-    proximal_gradient,
-    proximal_step,
     singular_value_threshold,
     soft_threshold,
 )
+from dljax.optim.proximal_gradient import proximal_gradient, proximal_step
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
 from dljax.optim.rule import Problem, Seen, UpdateRule, first_order
 

@@ -60,8 +60,8 @@ def supervised(
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
     Raises:
       ValueError: a metric is called "loss", or "penalty" where there is one; when traced: a batch without x or y, a loss that is already averaged,
-        a mask of another shape, a penalty for a rule whose curvature would miss it.
-      TypeError: the loss or a metric is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
+        a mask of another shape, a penalty that is no scalar or belongs to a rule whose curvature would miss it.
+      TypeError: the loss, a metric or the penalty is not callable; the optimizer is no optax transformation; the model is none that `as_model` knows.
 
     >>> from dljax.objectives import accuracy, cross_entropy
     >>> from flax import linen
@@ -79,6 +79,8 @@ def supervised(
         raise ValueError('supervised: metrics must not be called "loss", which is reported anyway; choose another name')
     if penalty is not None and "penalty" in metrics:
         raise ValueError('supervised: metrics must not be called "penalty", which is reported anyway; choose another name')
+    if penalty is not None and not callable(penalty):
+        raise TypeError(f"supervised: penalty must be a function params -> [], such as lambda params: l2(params), got {penalty!r}")
     for name, function in {"loss": loss, **metrics}.items():
         if not callable(function):
             raise TypeError(f"supervised: {name} must be a function (outputs, y) -> [B, ...], got {function!r}")
@@ -102,7 +104,7 @@ def supervised(
         model_state = jax.tree.map(_synchronised, seen.model_state)
         _, y, mask = _parts(batch)
         reported = {**further, "loss": seen.loss, **measured(seen.outputs, y, mask)}
-        return SupervisedState(params, model_state, opt_state), reported if penalty is None else {**reported, "penalty": penalty(state.params)}
+        return SupervisedState(params, model_state, opt_state), reported if penalty is None else {**reported, "penalty": cost(state.params)}
 
     def problem_of(key: Key, model_state: Variables, batch: Batch) -> Problem:
         x, y, mask = _parts(batch)
@@ -120,7 +122,14 @@ def supervised(
             each = _weights("loss", jax.eval_shape(loss, outputs, y), mask)
             return each / _positive(psum(each.sum()))
 
-        return Problem(forward, share, weights, loss, penalty)
+        return Problem(forward, share, weights, loss, None if penalty is None else cost)
+
+    def cost(params: Params) -> Array:
+        assert penalty is not None
+        value = penalty(params)
+        if jnp.ndim(value):
+            raise ValueError(f"supervised: penalty must return one number, got shape {jnp.shape(value)}; sum it")
+        return value
 
     def measured(outputs: Any, y: Any, mask: Array | None) -> dict[str, Mean]:
         return {name: Mean(*_weighted(name, metric(outputs, y), mask)) for name, metric in metrics.items()}

@@ -1,5 +1,7 @@
 """Averages over time against their sums written out, ensembles against their members alone; both through the engine."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 
 from dljax.core import Fold, Learner, Source, ema, ensemble, evaluate, mixture_logits, swa
 from dljax.core.check_learner import check_learner
-from dljax.data import shuffled
 from dljax.engine import FitConfig, fit
 from dljax.nn import dropout
 from dljax.objectives import cross_entropy, squared_error
@@ -89,20 +90,26 @@ def test_4_2_member_of_an_ensemble_is_the_learner_alone_with_its_keys():
     learner, batch = classifier(), clouds()
     together = ensemble(learner, 3, combine={"predict": mixture_logits})
     init_key, step_key, call_key = jax.random.split(jax.random.key(5), 3)
-    state, metrics = jax.jit(together.step)(step_key, together.init(init_key, batch), batch)
+
+    def whole(learner, init_key, step_key, call_key):
+        state, metrics = learner.step(step_key, learner.init(init_key, batch), batch)
+        logits = learner.functions["predict"](call_key, learner.params(state), batch["x"])
+        return state, metrics, evaluate(learner.evaluate, 16)(KEY, state, batch)["loss"].value, logits
+
+    state, metrics, evaluated, combined = jax.jit(partial(whole, together))(init_key, step_key, call_key)
     logits, losses, folded = [], [], []
+    alone_with = jax.jit(partial(whole, learner))
     for m in range(3):
-        alone, reported = jax.jit(learner.step)(jax.random.split(step_key, 3)[m], learner.init(jax.random.split(init_key, 3)[m], batch), batch)
+        alone, reported, loss, outputs = alone_with(*(jax.random.split(key, 3)[m] for key in (init_key, step_key, call_key)))
         for one, members in zip(jax.tree.leaves(alone), jax.tree.leaves(state), strict=True):
             np.testing.assert_allclose(one, members[m], rtol=1e-4, atol=1e-5)
         losses.append(reported["loss"].value)
-        folded.append(evaluate(learner.evaluate, 16)(KEY, alone, batch)["loss"].value)
-        logits.append(learner.functions["predict"](call_key, learner.params(alone), batch["x"]))
+        folded.append(loss)
+        logits.append(outputs)
     np.testing.assert_allclose(metrics["loss"].value, np.mean(losses), rtol=1e-5)
     assert float(metrics["loss"].weight) == 40
-    np.testing.assert_allclose(evaluate(together.evaluate, 16)(KEY, state, batch)["loss"].value, np.mean(folded), rtol=1e-4)
+    np.testing.assert_allclose(evaluated, np.mean(folded), rtol=1e-4)
     # Its prediction is the mean of their probabilities, and by Jensen's inequality no worse than they are on average.
-    combined = together.functions["predict"](call_key, together.params(state), batch["x"])
     np.testing.assert_allclose(jax.nn.softmax(combined), np.mean(jax.nn.softmax(jnp.stack(logits)), 0), rtol=1e-4)
     assert cross_entropy(combined, batch["y"]).mean() <= np.mean(folded)
 
@@ -110,23 +117,27 @@ def test_4_2_member_of_an_ensemble_is_the_learner_alone_with_its_keys():
 def test_4_2_negative_log_likelihood_of_a_mixture_is_no_more_than_its_members_mean():
     logits = jnp.asarray(RNG.normal(size=(5, 200, 7)) * 10.0 ** RNG.uniform(-2, 4, size=(1, 200, 1)), jnp.float32)
     labels = jnp.asarray(RNG.integers(0, 7, 200))
-    mixture, members = cross_entropy(mixture_logits(logits), labels), cross_entropy(logits, jnp.broadcast_to(labels[None], (5, 200)))
+    repeated = jnp.broadcast_to(labels[None], (5, 200))
+    mixture, members = jax.jit(lambda z: (cross_entropy(mixture_logits(z), labels), cross_entropy(z, repeated)))(logits)
+    mixture, members = np.asarray(mixture), np.asarray(members)
     assert np.isfinite(mixture).all()
     assert (mixture <= members.mean(0) * (1 + 1e-6) + 1e-6).all()
     assert (mixture >= members.min(0) - 1e-5).all(), "and no less than the best one's"
 
 
 def test_4_2_wrapped_learners_keep_the_contract_and_resume(tmp_path):
-    data = clouds()
-    learner, source = ema(ensemble(swa(classifier(), 2, 2), 2), 0.5), shuffled(data, 8)
-    check_learner(learner, source, steps=2)
+    """All of them, one around the other; `tests/test_contract.py` has an ensemble of networks."""
+    learner = ema(ensemble(swa(follower(), 2, 2), 2), 0.5)
+    check_learner(learner, SEQUENCE, steps=2)
     config = FitConfig(every=1, parallel=None)
-    whole = fit(learner, source, 4, KEY, config=config, evaluation=data)
-    fit(learner, source, 3, KEY, config=config, out=tmp_path)
-    resumed = fit(learner, source, 4, KEY, config=config, out=tmp_path, resume=True)
+    whole = fit(learner, SEQUENCE, 4, KEY, config=config, evaluation=())
+    fit(learner, SEQUENCE, 3, KEY, config=config, out=tmp_path)
+    resumed = fit(learner, SEQUENCE, 4, KEY, config=config, out=tmp_path, resume=True)
     jax.tree.map(np.testing.assert_array_equal, whole.state, resumed.state)
-    assert whole.functions["predict"](KEY, data["x"]).shape == (40, 3)
-    assert np.isfinite(whole.evaluations["loss"]).all()
+    # The mean of the iterates 2 and 4, newest before that: 1st, 2nd, 2nd, (2nd + 4th)/2, weighed by 1, 2, 4, 8.
+    first, second, _, fourth = VALUES[:4]
+    np.testing.assert_allclose(whole.evaluations["w"][-1], (first + 2 * second + 4 * second + 4 * (second + fourth)) / 15, rtol=1e-5)
+    np.testing.assert_allclose(whole.params["w"], whole.evaluations["w"][-1], rtol=1e-6)
 
 
 def test_4_2_accumulation_by_optax_is_one_step_on_the_whole_batch():

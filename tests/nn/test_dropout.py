@@ -15,7 +15,7 @@ from dljax.objectives import squared_error
 from dljax.supervised import supervised
 
 RNG = np.random.default_rng(0)
-KEYS = jax.random.split(jax.random.key(0), 4000)
+KEYS = jax.random.split(jax.random.key(0), 3000)
 LAYERS = [nn.dropout, nn.spatial_dropout, nn.variational_dropout, nn.stochastic_depth, nn.drop_connect, nn.gaussian_dropout]
 
 
@@ -37,7 +37,7 @@ def test_4_2_linear_dropout_is_its_ridge():
     solved = Ridge(alpha=rate / (1 - rate), fit_intercept=False).fit(x / np.sqrt(curvature), y).coef_ / np.sqrt(curvature)
     np.testing.assert_allclose(np.linalg.solve(mean_square, x.T @ y), solved, rtol=1e-9)
 
-    # And what the function draws has that expectation: 4 standard errors of 4,000 draws.
+    # And what the function draws has that expectation: 4 standard errors of 3,000 draws.
     def loss(key):
         return jnp.square(jnp.asarray(y) - nn.dropout(key, jnp.asarray(x), rate) @ jnp.asarray(w)).sum()
 
@@ -59,7 +59,7 @@ def test_4_2_dropout_of_whatever_kind_keeps_the_mean_and_has_its_variance():
         assert (jnp.abs(mean - x) < 4.5 * jnp.sqrt(expected / len(KEYS))).all(), layer
         np.testing.assert_allclose(variance, expected, rtol=0.15, err_msg=f"{layer}")
     # A rate of zero, traced, is the identity.
-    assert all(np.allclose(mean, x, rtol=1e-5) and (variance < 1e-9).all() for mean, variance in moments(KEYS[:2], 0.0))
+    assert all(np.allclose(mean, x, rtol=1e-5) and (variance < 1e-9).all() for mean, variance in moments(KEYS, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_4_2_noise_differs_between_the_shards_of_a_batch():
     state = learner.init(jax.random.key(0), batch)
     with core.bind_axis("data"):
         shards = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), batch)
-        _, metrics = jax.vmap(lambda batch: learner.step(jax.random.key(1), state, batch), axis_name="data")(shards)
+        _, metrics = jax.jit(jax.vmap(lambda batch: learner.step(jax.random.key(1), state, batch), axis_name="data"))(shards)
     first, second = metrics["loss"].total
     assert first != second
 

@@ -102,9 +102,19 @@ def test_penalty_counts_once_whatever_the_number_of_shards():
     state = learner.init(jax.random.key(0), batch)
     with core.bind_axis("data"):
         shards = jax.tree.map(lambda leaf: leaf.reshape(3, 2, *leaf.shape[1:]), batch)
-        sharded, _ = jax.vmap(lambda batch: learner.step(jax.random.key(1), state, batch), axis_name="data")(shards)
-    alone, _ = learner.step(jax.random.key(1), state, batch)
+        sharded, _ = jax.jit(jax.vmap(lambda batch: learner.step(jax.random.key(1), state, batch), axis_name="data"))(shards)
+    alone, _ = jax.jit(learner.step)(jax.random.key(1), state, batch)
     np.testing.assert_allclose(sharded.params["kernel"][2], alone.params["kernel"], rtol=1e-6)
+
+
+def first_step(penalty):
+    learner, batch = supervised(LINE, squared_error, optax.sgd(0.1), penalty=penalty), batch_of_lines()
+    return jax.eval_shape(learner.step, jax.random.key(0), learner.init(jax.random.key(0), batch), batch)
+
+
+def test_penalty_that_was_called_already_is_refused():
+    with pytest.raises(TypeError, match="supervised: penalty must be a function params"):
+        supervised(LINE, squared_error, optax.sgd(0.1), penalty=l2(PARAMS))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +131,7 @@ def test_penalty_counts_once_whatever_the_number_of_shards():
         (lambda: max_norm(PARAMS, limit=-1.0), r"max_norm: limit must be in \[0, inf\)"),
         (lambda: l1({"step": jnp.int32(3)}), "l1: 'step' must hold floating-point numbers, got int32"),
         (lambda: supervised(LINE, squared_error, optax.sgd(0.1), metrics={"penalty": squared_error}, penalty=l2), 'must not be called "penalty"'),
+        (lambda: first_step(lambda params: params["kernel"]), r"supervised: penalty must return one number, got shape \(3,\); sum it"),
     ],
 )
 def test_refusals(call, message):

@@ -6,6 +6,8 @@ import numpy as np
 import optax
 import pytest
 from flax import linen
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
@@ -81,66 +83,71 @@ def test_4_2_diagram_error_and_brier_score_equal_those_of_numpy_and_scikit_learn
 def test_4_2_temperature_is_the_stationary_point_of_the_likelihood():
     logits, labels = forecasts()
     with jax.enable_x64(True):
-        z, y = jnp.asarray(logits), jnp.asarray(labels)
-        scaling = jax.jit(temperature_scaling)(z, y)
-        temperature = scaling.temperature
-        slope = jax.grad(lambda t: cross_entropy(z / t, y).mean())(temperature)
-        grid = jnp.linspace(0.5, 6, 1001)
-        values = jax.vmap(lambda t: cross_entropy(z / t, y).mean())(grid)
-        reached = cross_entropy(scaling(z), y).mean()
+        scaling = jax.jit(temperature_scaling)(jnp.asarray(logits), jnp.asarray(labels))
+    temperature = 1 / float(scaling.scale)
     assert bool(scaling.converged)
-    assert abs(float(slope)) < 1e-9
-    assert float(reached) <= float(np.asarray(values).min()) + 1e-12
-    assert abs(float(temperature) - 3) < 0.5, "the labels were drawn at temperature 3"
+    # d NLL / d(1/T): what is expected of the logits, less what the labels' logits are.
+    chosen = logits[np.arange(len(labels)), labels]
+    slope = ((softmax(logits / temperature, axis=1) * logits).sum(1) - chosen).mean()
+    assert abs(slope) < 1e-8
+    found = minimize_scalar(lambda t: (logsumexp(logits / t, axis=1) - chosen / t).mean(), bounds=(0.5, 9), method="bounded", options={"xatol": 1e-9})
+    np.testing.assert_allclose(temperature, found.x, rtol=1e-6)
+    assert abs(temperature - 3) < 0.5, "the labels were drawn at temperature 3"
 
 
-def test_4_2_platt_and_vector_scaling_equal_logistic_regression():
+def test_4_2_platt_and_vector_scaling_are_logistic_regression():
     scores, labels = RNG.normal(size=300), RNG.integers(0, 2, 300)
     scores = scores + labels
+    logits, classes = forecasts()
     with jax.enable_x64(True):
-        platt = platt_scaling(jnp.asarray(scores), jnp.asarray(labels))
-        logits, classes = forecasts(sharpness=1.0)
-        z, y = jnp.asarray(logits), jnp.asarray(classes)
-        vector = vector_scaling(z, y)
-        slopes = jax.grad(lambda parts: cross_entropy(z * parts[0][None] + parts[1][None], y).mean())((vector.scale, vector.bias))
-        best = cross_entropy(temperature_scaling(z, y)(z), y).mean()
-        assert cross_entropy(vector(z), y).mean() < best
+        platt = jax.jit(platt_scaling)(jnp.asarray(scores), jnp.asarray(labels))
+        vector = jax.jit(vector_scaling)(jnp.asarray(logits), jnp.asarray(classes))
     reference = LogisticRegression(C=1e12, tol=1e-12, max_iter=10_000).fit(scores[:, None], labels)
     np.testing.assert_allclose([platt.scale, platt.bias], [reference.coef_[0, 0], reference.intercept_[0]], rtol=1e-4)
-    np.testing.assert_allclose(np.concatenate(slopes), 0, atol=1e-8)
+    # The likelihood of logistic regression is stationary where classes are as frequent as expected, and their logits as large.
+    rest = softmax(logits * np.asarray(vector.scale) + np.asarray(vector.bias), axis=1) - np.eye(4)[classes]
+    assert bool(vector.converged)
+    np.testing.assert_allclose(rest.mean(0), 0, atol=1e-8)
+    np.testing.assert_allclose((rest * logits).mean(0), 0, atol=1e-8)
 
 
 def test_4_2_temperature_scaling_lowers_the_error_of_an_over_confident_net_on_digits_it_has_not_seen():
-    """Fitted to the last 400 digits of the training set, measured on the 360 of the test set; three networks from one vmapped program."""
-    digits = {part: {"x": (arrays["x"] / 16).astype(np.float32), "y": arrays["y"]} for part, arrays in data.load("digits").items()}
-    train = {name: array[:300] for name, array in digits["train"].items()}
-    held_out = {name: jnp.asarray(array[-400:]) for name, array in digits["train"].items()}
-    test = jax.tree.map(jnp.asarray, digits["test"])
+    """Trained on 200 digits, fitted to 400, measured on the 1,197 that are left."""
+    parts = data.load("digits").values()
+    digits = {"x": np.float32(np.concatenate([part["x"] for part in parts]) / 16), "y": np.concatenate([part["y"] for part in parts])}
+    train, held_out, test = (
+        {name: jnp.asarray(array[rows]) for name, array in digits.items()} for rows in (slice(200), slice(200, 600), slice(600, None))
+    )
     learner, source = supervised(MLP(10, (64,)), cross_entropy, optax.adam(1e-2)), data.shuffled(train, 50)
 
     @jax.jit
     def scores(key):
         step_key, state, cursor = core.start(learner, source, key)
-        state, _, history = core.unroll(learner, source, 400)(step_key, 0, state, cursor)
+        state, _, history = core.unroll(learner, source, 300)(step_key, 0, state, cursor)
         held_out_logits, logits = (learner.functions["predict"](key, learner.params(state), part["x"]) for part in (held_out, test))
         scaling = temperature_scaling(held_out_logits, held_out["y"])
         both = [(expected_calibration_error(jax.nn.softmax(z), test["y"]), cross_entropy(z, test["y"]).mean()) for z in (logits, scaling(logits))]
         return jnp.array(both), scaling.temperature, history["loss"][-1]
 
-    (before, after), temperature, loss = jax.tree.map(lambda x: x.mean(0), jax.vmap(scores)(jax.random.split(jax.random.key(0), 3)))
+    (before, after), temperature, loss = scores(jax.random.key(0))
     assert loss < 0.01, "it knows its training set by heart"
     assert temperature > 1, "it was too sure of itself"
-    assert after[0] < 0.7 * before[0], (before, after)
+    assert after[0] < 0.5 * before[0], (before, after)
     assert after[1] < before[1], (before, after)
 
 
 def test_extremes_stay_finite():
     logits, labels = jnp.asarray(1e4 * RNG.normal(size=(50, 3)), jnp.float32), jnp.asarray(RNG.integers(0, 3, 50))
+
+    @jax.jit
+    def both(z, y):
+        scaling = temperature_scaling(z, y)
+        return scaling.scale, cross_entropy(scaling(z), y).mean(), cross_entropy(z, y).mean()
+
     for z, y in [(logits, labels), (logits, logits.argmax(1)), (jnp.zeros((50, 3)), labels), (logits + 1e6, labels)]:
-        scaling = jax.jit(temperature_scaling)(z, y)
-        assert np.isfinite(scaling(z)).all()
-        assert float(scaling.scale) > 0
-        assert cross_entropy(scaling(z), y).mean() <= cross_entropy(z, y).mean() + 1e-3
+        scale, after, before = both(z, y)
+        assert 0 < scale < np.inf
+        assert after <= before + 1e-3
     assert float(expected_calibration_error(jax.nn.one_hot(labels, 3), labels)) == 0
 
 

@@ -156,7 +156,7 @@ def spread(how, function):
     return jax.jit(jax.shard_map(bound, mesh=mesh, in_specs=(whole, cut), out_specs=whole, check_vma=False))
 
 
-@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+@pytest.mark.parametrize("how", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_2_6_sharded_training_is_that_of_one_device(how):
     if len(jax.devices()) < 8:
         pytest.skip("needs eight devices")

@@ -117,9 +117,9 @@ def test_the_best_constants_are_quantiles_the_mean_and_the_median():
         return float(jax.jit(lambda: grid[jax.vmap(lambda constant: loss(jnp.full(101, constant), targets).mean())(grid).argmin()])())
 
     for quantile in (0.1, 0.8):
-        assert best(partial(quantile_loss, quantile=quantile)) == pytest.approx(np.quantile(targets, quantile), abs=0.003)
-    assert best(absolute_error) == pytest.approx(np.median(targets), abs=0.003)
-    assert best(squared_error) == pytest.approx(np.mean(targets), abs=0.003)
+        assert best(partial(quantile_loss, quantile=quantile)) == pytest.approx(float(jnp.quantile(targets, quantile)), abs=0.003)
+    assert best(absolute_error) == pytest.approx(float(jnp.median(targets)), abs=0.003)
+    assert best(squared_error) == pytest.approx(float(targets.mean()), abs=0.003)
 
 
 def test_focal_loss_without_focus_is_cross_entropy_and_two_classes_are_one_logit():

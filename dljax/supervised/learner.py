@@ -43,7 +43,8 @@ def supervised(
     shape is a prefix of the loss's: `[B]` also weighs a loss `[B, T]`. Examples of weight 0 may have any finite target (-1 for "no label").
 
     Where the engine binds a data-parallel axis, totals and weights are summed over it before they are divided, so that shards of unequal
-    weight give the same loss and gradient as one device; statistics such as batch norm's are each shard's own, averaged.
+    weight give the same loss and gradient as one device, with `dljax.nn.BatchNorm` too; the statistics of a layer that does not know the axis,
+    such as linen's, are each shard's own, averaged.
 
     Args:
       model: whatever `dljax.nn.as_model` takes: a linen module, an `(init, apply)` pair, an NNX module.

@@ -1,7 +1,7 @@
 """Gradient transformations and minimisers, first order to evolution.
 
-What optax has and is not replaced here (`adam`, `chain`, `cosine_decay_schedule` ...) is found here too, and refuses a negative learning rate. `lbfgs` here is a
-method of `minimize`; the gradient transformation of that name is `optax.lbfgs`.
+What optax has and is not replaced here (`adam`, `chain`, `cosine_decay_schedule` ...) is found here too, and refuses a negative learning rate.
+`lbfgs` here is a method of `minimize`; the gradient transformation of that name is `optax.lbfgs`.
 """
 
 from typing import Any

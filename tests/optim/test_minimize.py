@@ -1,5 +1,7 @@
 """`minimize`: what its methods promise on quadratics, Rosenbrock's valley, batches of problems, failures as values."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +93,7 @@ def test_3_3_thousand_problems_at_once_with_every_method():
 
     @jax.jit
     def all_of_them(starts, targets):
-        return {method: jax.vmap(lambda x, target: solve(method, x, target))(starts, targets) for method in (*METHODS, *residual_methods)}
+        return {method: jax.vmap(partial(solve, method))(starts, targets) for method in (*METHODS, *residual_methods)}
 
     for method, result in all_of_them(starts, targets).items():
         assert result.converged.all(), method

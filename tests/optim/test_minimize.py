@@ -70,14 +70,16 @@ def test_3_3_l_bfgs_direction_is_that_of_the_two_loop_recursion():
     H = rng.uniform(0.5, 2, size).astype(np.float32)
     points = rng.standard_normal((6, size)).astype(np.float32)
     state, memory = reference.init(jnp.zeros(size)), start(3, jnp.zeros(size))
+    theirs_of, remembered, ours_of = jax.jit(reference.update), jax.jit(update), jax.jit(direction)
     for number, x in enumerate(points):
         if number:
-            memory = update(memory, jnp.asarray(x - points[number - 1]), jnp.asarray(H * (x - points[number - 1])))
-        theirs, state = reference.update(jnp.asarray(H * x - 1), state, jnp.asarray(x))
+            memory = remembered(memory, jnp.asarray(x - points[number - 1]), jnp.asarray(H * (x - points[number - 1])))
+        theirs, state = theirs_of(jnp.asarray(H * x - 1), state, jnp.asarray(x))
         if number:
-            np.testing.assert_allclose(direction(memory, jnp.asarray(H * x - 1)), -theirs, rtol=2e-4, atol=1e-5)
+            np.testing.assert_allclose(ours_of(memory, jnp.asarray(H * x - 1)), -theirs, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_3_3_thousand_problems_at_once_with_every_method():
     # Convex, so that all reach the one minimum, from starts as far as its scale; each is a problem of its own.
     starts, targets = jax.random.uniform(jax.random.key(0), (2, 1000, 2), minval=-1, maxval=1)

@@ -14,7 +14,6 @@ from dljax.engine import FitConfig, fit, sweep
 
 # A row for every recipe: options that make it small enough to try every way within seconds.
 SMALL = {
-    "cartpole/cma-es": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/genetic": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},

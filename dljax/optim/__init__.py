@@ -1,18 +1,16 @@
 """Gradient transformations and minimisers, first order to evolution.
 
-What optax has and is not replaced here (`adam`, `chain`, `cosine_decay_schedule` ...) is found here too. `lbfgs` here is a method of `minimize`;
-the gradient transformation of that name is `optax.lbfgs`.
+What optax has and is not replaced here (`adam`, `chain`, `cosine_decay_schedule` ...) is found here too, and refuses a negative learning rate.
+`lbfgs` here is a method of `minimize`; the gradient transformation of that name is `optax.lbfgs`.
 """
 
 from typing import Any
-
-import optax
 
 from dljax.core.tree import path_mask
 from dljax.optim.cma_es import CMAState, cma_es
 from dljax.optim.descent import descent, gradient_descent, nonlinear_cg
 from dljax.optim.evolution import EvolutionState, Strategy, cross_entropy_method, evolution_strategy, evolve, genetic_algorithm, random_search
-from dljax.optim.first_order import amsgrad, hypergradient, nadam
+from dljax.optim.first_order import amsgrad, checked, hypergradient, nadam
 from dljax.optim.fisher import Likelihood, fisher_product, gauss_newton_product
 from dljax.optim.hebbian import HebbianState, oja
 from dljax.optim.hessian_free import HessianFreeState, hessian_free
@@ -55,6 +53,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     try:
-        return getattr(optax, name)
+        return checked(name)
     except AttributeError:
         raise AttributeError(f"neither {__name__} nor optax has an attribute {name!r}") from None

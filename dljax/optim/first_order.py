@@ -1,5 +1,7 @@
 """First-order methods that optax lacks or has in another form: AMSGrad and Nadam as PyTorch has them, and learning rates by hypergradient."""
 
+import functools
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,29 @@ from jaxtyping import Array, Float, Int
 
 from dljax.core.checks import check_range
 from dljax.core.contract import Numeric
+
+
+@functools.cache
+def checked(name: str) -> Any:
+    """What optax has of that name; where it takes a learning rate, one that is negative or NaN is refused, for it would climb without a word.
+
+    Raises:
+      AttributeError: optax has none.
+
+    >>> checked("sgd")(-0.1)
+    Traceback (most recent call last):
+    ValueError: sgd: learning_rate must be in [0, inf), got -0.1
+    """
+    build = getattr(optax, name)
+    if not inspect.isfunction(build) or "learning_rate" not in inspect.signature(build).parameters:
+        return build
+
+    @functools.wraps(build)
+    def refusing(*args: Any, **options: Any) -> Any:
+        _check_rate(name, inspect.signature(build).bind_partial(*args, **options).arguments.get("learning_rate"))
+        return build(*args, **options)
+
+    return refusing
 
 
 class AMSGradState(NamedTuple):
@@ -29,7 +54,7 @@ def amsgrad(learning_rate: optax.ScalarOrSchedule, b1: Numeric = 0.9, b2: Numeri
     optax.amsgrad takes the maximum after the correction of the bias; this is PyTorch's, nearer to the paper, which corrects nothing.
 
     Args:
-      learning_rate: α > 0 or a schedule.
+      learning_rate: α >= 0 or a schedule.
       b1, b2: in [0, 1).
       eps: ε >= 0.
     Raises:
@@ -41,6 +66,7 @@ def amsgrad(learning_rate: optax.ScalarOrSchedule, b1: Numeric = 0.9, b2: Numeri
     >>> updates.round(3).tolist() == jnp.array([-0.1]).tolist()
     True
     """
+    _check_rate("amsgrad", learning_rate)
     check_range("amsgrad", "b1", b1, 0, 1, open_high=True)
     check_range("amsgrad", "b2", b2, 0, 1, open_high=True)
     check_range("amsgrad", "eps", eps, 0)
@@ -81,7 +107,7 @@ def nadam(
     optax.nadam keeps μ constant.
 
     Args:
-      learning_rate: α > 0 or a schedule.
+      learning_rate: α >= 0 or a schedule.
       b1, b2: in [0, 1).
       eps: ε >= 0.
       momentum_decay: ψ >= 0.
@@ -94,6 +120,7 @@ def nadam(
     >>> bool(updates[0] < 0)
     True
     """
+    _check_rate("nadam", learning_rate)
     check_range("nadam", "b1", b1, 0, 1, open_high=True)
     check_range("nadam", "b2", b2, 0, 1, open_high=True)
     check_range("nadam", "eps", eps, 0)
@@ -163,3 +190,8 @@ def hypergradient(learning_rate: Numeric, hyper_rate: Numeric, inner: optax.Grad
         return jax.tree.map(lambda u: (-rate * u).astype(u.dtype), direction), HypergradientState(rate, direction, inner_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def _check_rate(who: str, learning_rate: Any) -> None:
+    if learning_rate is not None and not callable(learning_rate):
+        check_range(who, "learning_rate", learning_rate, 0)

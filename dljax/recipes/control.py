@@ -34,15 +34,6 @@ def cartpole_genetic(population_size: int = 128, generations: int = 40, episodes
     return _evolved("cartpole/genetic", strategy, population_size, generations, episodes, width)
 
 
-@recipe("cartpole/cma-es", chapter=3, rows=("3.4",), target=SOLVED, minutes=0.2, seeds=5)
-def cartpole_cma_es(population_size: int = 64, generations: int = 60, episodes: int = 4, step_size: float = 0.3, width: int = 16) -> Experiment:
-    """CMA-ES on the weights of a policy for CartPole-v1, scored in 100 fresh environments."""
-    from dljax.optim import cma_es
-
-    strategy = cma_es(population_size, step_size=step_size)
-    return _evolved("cartpole/cma-es", strategy, population_size, generations, episodes, width)
-
-
 def _evolved(who: str, strategy: Any, population_size: int, generations: int, episodes: int, width: int) -> Experiment:
     """A strategy that finds the weights of a policy; all candidates of a generation balance from the same starts."""
     import jax.numpy as jnp

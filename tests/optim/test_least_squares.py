@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dljax.optim import gauss_newton, least_squares, levenberg_marquardt, minimize
+from dljax.optim import gauss_newton, least_squares, levenberg_marquardt, message, minimize
 
 
 def test_3_3_gauss_newton_solves_a_linear_problem_in_one_step():
@@ -18,7 +18,7 @@ def test_3_3_gauss_newton_solves_a_linear_problem_in_one_step():
 
 
 @pytest.mark.parametrize("method", [gauss_newton("cg"), levenberg_marquardt(solver="cg")], ids=["gauss-newton", "levenberg-marquardt"])
-def test_products_with_the_jacobian_are_enough(method):
+def test_3_3_products_with_the_jacobian_are_enough(method):
     t = jnp.linspace(0, 2, 15)
     result = least_squares(lambda x: x[0] * jnp.exp(x[1] * t) - 2 * jnp.exp(-t), jnp.array([1.0, 0.0]), method=method, tolerance=1e-4)
     np.testing.assert_allclose(result.x, [2.0, -1.0], atol=1e-2)
@@ -36,10 +36,17 @@ def test_3_3_gauss_newton_fits_a_net_to_a_curve_in_30_steps():
         assert 2 * result.value / len(x) < 1e-4
 
 
-def test_singular_jacobian_is_no_obstacle():
+def test_3_3_singular_jacobian_is_no_obstacle():
     result = least_squares(lambda x: x.sum() - 3.0, jnp.zeros(3), tolerance=1e-4)
     assert result.converged
     assert result.x.sum() == pytest.approx(3, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gauss-newton", "levenberg-marquardt"])
+def test_3_3_residuals_that_are_not_finite_end_the_search(method):
+    result = least_squares(lambda x: jnp.where(x > 0, x, jnp.nan), jnp.array([-1.0, 1.0]), method=method)
+    assert "not finite at the start" in message(result)
+    assert result.x.tolist() == [-1.0, 1.0]
 
 
 def test_bad_inputs_are_refused():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,36 +10,73 @@ from hypothesis import strategies as st
 from dljax.optim import backtracking, exact_quadratic, line_search, strong_wolfe
 
 
+def wavy(weights, x):
+    """Many minima, bounded below."""
+    return weights[0] * x @ x + weights[1] * jnp.sin(weights[2] * x).sum() + weights[3] * (x**4).sum()
+
+
 @jax.jit
-def wavy(weights, x, direction, first_step):
-    """A function with many minima, bounded below, and the search along a line of it."""
+def searched(weights, x, turn, first_step):
+    """Both searches down a line, at most an angle `turn` from steepest descent, and what holds at its start and at their steps."""
 
     def fun(x):
-        return weights[0] * x @ x + weights[1] * jnp.sin(weights[2] * x).sum() + weights[3] * (x**4).sum()
+        return wavy(weights, x)
 
-    found = line_search(fun, x, direction, strong_wolfe(decrease=1e-4, curvature=0.4), first_step=first_step)
-    return found, fun(x), jax.grad(fun)(x), fun(found.x), jax.grad(fun)(found.x)
+    gradient = jax.grad(fun)(x)
+    direction = -(jnp.cos(turn) * gradient + jnp.sin(turn) * jnp.array([-gradient[1], gradient[0]]))
+    before = fun(x), gradient @ direction
+    found = {}
+    for name, search in {"wolfe": strong_wolfe(decrease=1e-4, curvature=0.4), "armijo": backtracking(decrease=0.1, shrink=0.5)}.items():
+        one = line_search(fun, x, direction, search, first_step=first_step)
+        found[name] = one, fun(one.x), jax.grad(fun)(one.x) @ direction, x + one.step * direction, fun(x + 2 * one.step * direction)
+    return before, found
 
 
 numbers = st.floats(0.1, 10.0)
+problems = {"weights": st.tuples(numbers, numbers, numbers, numbers), "x": st.tuples(*[st.floats(-3.0, 3.0)] * 2), "turn": st.floats(-1.4, 1.4)}
 
 
 @settings(max_examples=40, deadline=None)
-@given(weights=st.tuples(numbers, numbers, numbers, numbers), x=st.tuples(*[st.floats(-3.0, 3.0)] * 2), first_step=st.floats(1e-4, 1e3))
-def test_3_2_strong_wolfe_conditions_hold_at_the_accepted_step(weights, x, first_step):
+@given(**problems, first_step=st.floats(1e-4, 1e3))
+def test_3_2_strong_wolfe_and_armijo_hold_at_the_accepted_step(weights, x, turn, first_step):
     with jax.enable_x64(True):
-        x = jnp.array(x)
-        direction = -jax.grad(lambda x: weights[0] * x @ x + weights[1] * jnp.sin(weights[2] * x).sum() + weights[3] * (x**4).sum())(x)
-        found, before, slope, after, new_slope = wavy(jnp.array(weights), x, direction, first_step)
-        slope, new_slope = slope @ direction, new_slope @ direction
-        if slope > -1e-9:
-            return
-        assert found.is_accepted
-        assert found.step > 0
-        assert after <= before + 1e-4 * found.step * slope + 1e-14 * abs(before)
-        assert abs(new_slope) <= -0.4 * slope + 1e-12
-        assert found.value == pytest.approx(float(after), rel=1e-12)
-        assert jnp.allclose(found.x, x + found.step * direction, rtol=1e-12, atol=1e-12)
+        (before, slope), found = jax.tree.map(np.asarray, searched(jnp.array(weights), jnp.array(x), turn, first_step))
+    if slope > -1e-9:
+        return
+    for name, decrease in {"wolfe": 1e-4, "armijo": 0.1}.items():
+        one, after, new_slope, there, further = found[name]
+        assert one.is_accepted
+        assert one.step > 0
+        assert after <= before + decrease * one.step * slope + 1e-14 * abs(before)
+        assert one.value == pytest.approx(float(after), rel=1e-12)
+        np.testing.assert_allclose(one.x, there, rtol=1e-12, atol=1e-12)
+        if name == "wolfe":
+            assert abs(new_slope) <= -0.4 * slope + 1e-12
+        elif one.step < first_step:
+            # The step before it, twice as long, did not decrease enough.
+            assert not further <= before + decrease * 2 * one.step * slope - 1e-14 * abs(before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(curvatures=st.tuples(numbers, numbers), x=st.tuples(*[st.floats(-3.0, 3.0)] * 2), turn=st.floats(-1.4, 1.4))
+def test_3_2_exact_search_of_a_quadratic_leaves_no_slope(curvatures, x, turn):
+    with jax.enable_x64(True):
+        found, left, slope = jax.tree.map(np.asarray, quadratic(jnp.array(curvatures), jnp.array(x), turn))
+    if slope > -1e-9:
+        return
+    assert found.is_accepted
+    assert abs(left) <= 1e-12 * abs(slope)
+
+
+@jax.jit
+def quadratic(curvatures, x, turn):
+    def fun(x):
+        return 0.5 * curvatures @ (x * x) + 0.3 * x[0] * x[1] * jnp.sqrt(curvatures.prod()) - x.sum()
+
+    gradient = jax.grad(fun)(x)
+    direction = -(jnp.cos(turn) * gradient + jnp.sin(turn) * jnp.array([-gradient[1], gradient[0]]))
+    found = line_search(fun, x, direction, exact_quadratic())
+    return found, found.gradient @ direction, gradient @ direction
 
 
 def test_3_2_armijo_takes_the_first_step_with_enough_decrease():
@@ -56,14 +94,14 @@ def test_3_2_exact_step_of_a_quadratic_is_its_closed_form():
 
 
 @pytest.mark.parametrize("search", [strong_wolfe(), backtracking(), exact_quadratic()])
-def test_direction_that_leads_uphill_is_not_followed(search):
+def test_3_2_direction_that_leads_uphill_is_not_followed(search):
     found = line_search(lambda x: (x**2).sum(), jnp.ones(2), jnp.ones(2), search)
     assert (float(found.step), bool(found.is_accepted)) == (0.0, False)
     assert found.x.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("search", [strong_wolfe(), backtracking()])
-def test_step_out_of_the_domain_is_taken_back(search):
+def test_3_2_step_out_of_the_domain_is_taken_back(search):
     found = line_search(lambda x: x - jnp.log(x), jnp.float32(2.0), jnp.float32(-1.0), search, first_step=16.0)
     assert found.is_accepted
     assert 0 < found.x < 2

@@ -7,7 +7,12 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     "fashion-mnist-1000/augmented",
     chapter=4,
     rows=("4.3",),
-    target=AtLeast("accuracy", 0.85, source="TODO"),
+    target=AtLeast(
+        "accuracy",
+        0.847,
+        source="two points above the same net, pictures and seeds with regularisation none: 0.827, the mean of five seeds in "
+        "examples/ch04_augmentation.py",
+    ),
     minutes=0.5,
     seeds=5,
     data="fashion-mnist",

@@ -10,8 +10,8 @@ from dljax.core.experiment import AtMost, Experiment, recipe
     target=AtMost(
         "peak_distance",
         0.04,
-        source="Belkin et al. (2019), PNAS 116, figure 4: the test error of least squares on random features peaks where there are as many features as "
-        "examples; the sizes tried beside the threshold are 5 % away, so that only the threshold itself will do",
+        source="Belkin et al. (2019), PNAS 116, figure 2: the test error of least squares on random features peaks where there are as many features "
+        "as examples; the sizes tried beside the threshold are 5 % away, so that only the threshold itself will do",
     ),
     minutes=0.5,
     data="digits",
@@ -19,8 +19,8 @@ from dljax.core.experiment import AtMost, Experiment, recipe
 def digits_double_descent(num_examples: int = 100, penalty: float = 0.0, steps: int = 10) -> Experiment:
     """Least squares on up to ten times as many random ReLU features as examples, each step with another training set and other features.
 
-    The targets are one-hot, the error is the squared one, summed over the ten classes, on the 360 test digits. State and parameters are the sums of the
-    errors by the number of features. `peak_distance` is |P - N| / N for the number of features P with the largest mean test error.
+    The targets are one-hot, the error is the squared one, summed over the ten classes, on the 360 test digits. The state holds the sums of the errors
+    by the number of features. `peak_distance` is |P - N| / N for the number of features P with the largest mean test error.
     """
     import jax
     import jax.numpy as jnp

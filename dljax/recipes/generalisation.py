@@ -52,7 +52,7 @@ def digits_double_descent(num_examples: int = 100, penalty: float = 0.0, steps: 
         rows = jax.random.permutation(rows_key, len(batch["train"]["y"]))[:num_examples]
         train, test = jax.tree.map(lambda leaf: leaf[rows], batch["train"]), batch["test"]
         curve = double_descent(fit_key, fit, train["x"], train["y"], test["x"], test["y"], sizes=sizes, metric=summed_squares)
-        new = {"test": curve.test[:, 0], "train": curve.train[:, 0], "rounds": 1.0}
+        new = {"test": curve.test[:, 0], "train": curve.train[:, 0], "rounds": jnp.ones(())}
         metrics = {"threshold_error": new["test"][threshold], "best_error_below": new["test"][:threshold].min(), "error_above": new["test"][-1]}
         return {"params": jax.tree.map(jnp.add, state["params"], new)}, metrics
 

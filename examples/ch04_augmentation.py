@@ -1,6 +1,16 @@
 """Chapter 4: 1,000 labels, and what regularisation makes of them: six ways, five seeds each, one sweep.
 
-TODO
+Accuracy on the 10,000 test pictures, means and standard errors over the five seeds:
+
+    none          0.8272 ± 0.0012   +0.00 ± 0.00 points   loss 1.08
+    weight decay  0.8272 ± 0.0010   -0.00 ± 0.03 points   loss 0.85
+    dropout       0.8360 ± 0.0011   +0.88 ± 0.12 points   loss 0.86
+    augmentation  0.8510 ± 0.0016   +2.38 ± 0.17 points   loss 0.50
+    mixup         0.8335 ± 0.0010   +0.63 ± 0.07 points   loss 0.57
+    all           0.8367 ± 0.0013   +0.95 ± 0.15 points   loss 0.45
+
+Only the augmentation was tuned (on other pictures; see the recipe). All together fits its training set worst, 0.75 against 0.93 with augmentation and
+0.91 with mixup alone; whether more steps would help was not tried. A step takes 10 ms of one core; the sweep took 43 minutes on two very busy ones.
 """
 
 # %% The recipe has an option for the way; nothing else differs.

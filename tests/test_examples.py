@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-STEPS = {"ch02_backpropagation": 20, "ch02_own_learner": 20, "ch12_policy_gradient": 2048}
+STEPS = {
+    "ch02_backpropagation": 20, "ch02_own_learner": 20, "ch04_augmentation": 2, "ch04_double_descent": 1, "ch12_policy_gradient": 2048
+}  # fmt: skip
+SLOW = {"ch04_augmentation"}  # six programs with convolutions, and six test sets
 
 
 @pytest.mark.rank_promotion
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in sorted(EXAMPLES.glob("*.py"))]
+)
 def test_example_runs(path, monkeypatch):
     monkeypatch.setitem(os.environ, "STEPS", str(STEPS.get(path.stem, 10)))
     runpy.run_path(str(path), run_name="example")

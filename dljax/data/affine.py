@@ -1,5 +1,6 @@
 """Affine changes of pictures, and of the masks, boxes and points in them: one transform, applied to each in its own way."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -138,7 +139,7 @@ def warp(x: Num[Array, "B H W C"], transform: Affine, *, method: str = "bilinear
     return upper * (1 - down) + lower * down
 
 
-def warp_points(points: Float[Array, "B N 2"], transform: Affine, size: tuple[int, int]) -> Float[Array, "B N 2"]:
+def warp_points(points: Float[Array, "B N 2"], transform: Affine, size: Sequence[int]) -> Float[Array, "B N 2"]:
     """Where `warp` moves points: the inverse change, because `warp` looks from the new picture to the old one.
 
     Args:
@@ -155,7 +156,7 @@ def warp_points(points: Float[Array, "B N 2"], transform: Affine, size: tuple[in
     return ((points - middle) @ back.matrix.swapaxes(1, 2) + back.offset[:, None] + middle).astype(points.dtype)
 
 
-def warp_boxes(boxes: Float[Array, "B N 4"], transform: Affine, size: tuple[int, int]) -> Float[Array, "B N 4"]:
+def warp_boxes(boxes: Float[Array, "B N 4"], transform: Affine, size: Sequence[int]) -> Float[Array, "B N 4"]:
     """The upright boxes around the four moved corners of boxes, cut off at the picture's edge.
 
     Args:

@@ -9,6 +9,8 @@ size in the same way. For changes in between pixels, and for boxes, draw the cha
 Colours are in `dljax.data.colour`, mixtures of examples in `dljax.data.mixing`.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -40,7 +42,7 @@ def random_flip(key: Key, x: Num[Array, "B H W C"], *, horizontal: Numeric = 0.5
     return x
 
 
-def random_crop(key: Key, x: Num[Array, "B H W C"], size: tuple[int, int]) -> Num[Array, "B h w C"]:
+def random_crop(key: Key, x: Num[Array, "B H W C"], size: Sequence[int]) -> Num[Array, "B h w C"]:
     """A window of each picture, every place equally likely.
 
     Args:
@@ -59,7 +61,7 @@ def random_crop(key: Key, x: Num[Array, "B H W C"], size: tuple[int, int]) -> Nu
     return crop(x, jax.random.randint(key, (len(x), 2), 0, room[None]), size)
 
 
-def crop(x: Num[Array, "B H W C"], corner: Num[Array, "B 2"], size: tuple[int, int]) -> Num[Array, "B h w C"]:
+def crop(x: Num[Array, "B H W C"], corner: Num[Array, "B 2"], size: Sequence[int]) -> Num[Array, "B h w C"]:
     """A window of each picture, by its upper left corner; boxes move along by minus the corner.
 
       x'_{b, i, j} = x_{b, corner_b + (i, j)}
@@ -133,7 +135,7 @@ def cutout(key: Key, x: Num[Array, "B H W C"], *, size: int, probability: Numeri
     return jnp.where(hole, jnp.asarray(fill, x.dtype), x)
 
 
-def window(top: Array, bottom: Array, left: Array, right: Array, size: tuple[int, int]) -> Array:
+def window(top: Array, bottom: Array, left: Array, right: Array, size: Sequence[int]) -> Array:
     """True inside of rectangles, [B, H, W, 1]; bounds are [B, 1], the last row and column are outside.
 
     >>> int(window(*(jnp.array([[n]]) for n in (1, 3, 0, 2)), (4, 4)).sum())

@@ -128,8 +128,8 @@ def cutmix(key: Key, batch: Batch, *, alpha: Numeric = 1.0) -> Batch:
     for place_key, length in ((row_key, x.shape[1]), (column_key, x.shape[2])):
         extent = jnp.floor(side * length).astype(jnp.int32)
         begin = jax.random.randint(place_key, (len(x), 1), 0, length) - extent // 2
-        bounds += [begin, begin + extent]
-    is_second = window(*bounds, x.shape[1:3])
+        bounds.append((begin, begin + extent))
+    is_second = window(*bounds[0], *bounds[1], x.shape[1:3])
     weight = 1 - is_second.mean((1, 2, 3), dtype=jnp.float32)
     partner = permuted_index(partner_key, jnp.arange(len(x)), len(x))
     return _with(batch, jnp.where(is_second, x[partner], x), partner, weight)

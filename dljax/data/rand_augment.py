@@ -51,9 +51,9 @@ def rand_augment(
         raise TypeError(f"rand_augment: x must be floating-point pictures in [0, 1], got {x.dtype}; scale them first, as `dljax.nn.unit_pixels` does")
     if not operations:
         raise ValueError(f"rand_augment: operations must name at least one of {', '.join(OPERATIONS)}")
-    for operation in operations:
-        check_choice("rand_augment", "operations", operation, OPERATIONS)
-    allowed = jnp.array([OPERATIONS.index(operation) for operation in operations])
+    for name in operations:
+        check_choice("rand_augment", "operations", name, OPERATIONS)
+    allowed = jnp.array([OPERATIONS.index(name) for name in operations])
     for layer_key in jax.random.split(key, num_layers):
         operation_key, sign_key = jax.random.split(layer_key)
         operation = allowed[jax.random.randint(operation_key, (len(x),), 0, len(allowed))]
@@ -64,7 +64,7 @@ def rand_augment(
     return x
 
 
-def _move(operation: Array, signed: Array, size: tuple[int, int]) -> Affine:
+def _move(operation: Array, signed: Array, size: Sequence[int]) -> Affine:
     """The affine change of each picture's operation; the identity for a colour."""
     amount = {name: jnp.where(operation == OPERATIONS.index(name), signed, 0) for name in MOVES}
     turn = rotation(amount["rotate"] * (jnp.pi / 6))

@@ -7,7 +7,12 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     "fashion-mnist-1000/augmented",
     chapter=4,
     rows=("4.3",),
-    target=AtLeast("accuracy", 0.85, source="TODO"),
+    target=AtLeast(
+        "accuracy",
+        0.8472,
+        source="two points above the same net, pictures and seeds with regularisation none: 0.8272, the mean of five seeds in "
+        "examples/ch04_augmentation.py",
+    ),
     minutes=0.5,
     seeds=5,
     data="fashion-mnist",
@@ -30,7 +35,8 @@ def fashion_mnist_1000(
     """Two convolutions and a hidden layer on 100 pictures of each class, with one kind of regularisation or all, scored on the 10,000 test pictures.
 
     `regularisation` is "none", "weight decay", "dropout", "augmentation" (flip, shift, cutout), "mixup" or "all". The 1,000 pictures are always the
-    same. With `is_validation` the score is on 10,000 other pictures of the training set, by which the options were chosen.
+    same. With `is_validation` the score is on 10,000 other pictures of the training set: by it the augmentation was chosen, among five, with two
+    seeds each. Weight decay, dropout and mixup have customary strengths that nobody tuned, so that the table does not say which is best at its best.
     """
     import jax
     import numpy as np

@@ -107,8 +107,8 @@ def bias_variance(key: Key, fit: Fit, x: Float[Array, "R N *in"], y: Array, x_te
     Args:
       fit: `(key, x, y, weights) -> predict`; each training set has a key of its own.
       x, y: R training sets of N examples, y [R, N, ...]: fresh samples, bootstrap samples, or one x with R draws of the noise.
-      y_test: Q draws of the targets of the M test points, [Q, M, ...]. One draw (of the mean, or all that there is) has no noise: then what noise it has
-        counts as bias.
+      y_test: Q draws of the targets of the M test points, [Q, M, ...]. One draw (of the mean, or all that there is) has no noise: then what
+        noise it has counts as bias.
     Returns:
       error, bias², variance and noise of each test point.
     Raises:

@@ -6,6 +6,7 @@ What optax has and is not replaced here (`adam`, `chain`, `cosine_decay_schedule
 
 from typing import Any
 
+from dljax.core.rule import Problem, Seen, UpdateRule, first_order
 from dljax.core.tree import path_mask
 from dljax.optim.cma_es import CMAState, cma_es
 from dljax.optim.descent import descent, gradient_descent, nonlinear_cg
@@ -36,7 +37,6 @@ from dljax.optim.proximal import (
 )
 from dljax.optim.proximal_gradient import proximal_gradient, proximal_step
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
-from dljax.optim.rule import Problem, Seen, UpdateRule, first_order
 
 __all__ = [
     "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "KFACConfig", "KFACState", "Likelihood", "LineSearch",

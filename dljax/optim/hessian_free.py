@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dljax.core.axis import psum
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric, Params
-from dljax.optim.rule import Problem, Seen, UpdateRule, refuse_penalty
+from dljax.core.rule import Problem, Seen, UpdateRule, refuse_penalty
 
 
 class HessianFreeState(NamedTuple):

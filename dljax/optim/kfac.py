@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int
 from dljax.core.axis import psum
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric, Params
+from dljax.core.rule import Problem, Seen, UpdateRule, refuse_penalty
 from dljax.core.tree import named_leaves
 from dljax.optim.fisher import Likelihood, likelihood_of, weighted
 from dljax.optim.kronecker import Layer, damped_inverses, input_factor, kronecker_layers, output_factor, watched
-from dljax.optim.rule import Problem, Seen, UpdateRule, refuse_penalty
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Int
 from dljax.core.axis import psum
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric, Params
+from dljax.core.rule import Problem, Seen, UpdateRule, refuse_penalty
 from dljax.optim.fisher import Likelihood, likelihood_of, weighted
-from dljax.optim.rule import Problem, Seen, UpdateRule, refuse_penalty
 
 
 class NaturalGradientState(NamedTuple):

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from dljax.core.axis import local_key, pmean, psum
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Params
+from dljax.core.rule import Problem, UpdateRule, first_order
 from dljax.nn.model import Variables, as_model
-from dljax.optim.rule import Problem, UpdateRule, first_order
 
 type_aliases = ("PerExample",)
 

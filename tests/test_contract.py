@@ -16,7 +16,9 @@ from dljax.engine import FitConfig, fit, sweep
 SMALL = {
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
     "cora/gcn": {"width": 4},
+    "digits/kfac": {"width": 8},
     "digits/mlp": {"width": 16, "batch_size": 8},
+    "digits/natural-gradient": {"width": 8},
     "digits/vae": {"width": 16, "batch_size": 8},
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},

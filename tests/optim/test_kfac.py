@@ -11,6 +11,7 @@ from second_order import LINE, check_shards, classes, first_steps, regression
 from dljax import nn
 from dljax.objectives import cross_entropy, squared_error
 from dljax.optim import KFACConfig, Likelihood, kfac, kronecker_layers
+from dljax.optim.kronecker import inverse
 from dljax.supervised import supervised
 
 EXACT = KFACConfig(is_exact=True)
@@ -110,6 +111,12 @@ def test_3_3_kfac_factors_of_a_convolution_are_those_of_its_patches(convolution)
         places = rows.shape[1] * rows.shape[2]
         G = np.einsum("b,bkijo,bkl,blijp->op", w, slopes[name], F, slopes[name]) / places
         np.testing.assert_allclose(factors[name][1], G, atol=1e-10, err_msg=name)
+
+
+def test_inverse_by_blocks_is_the_inverse():
+    root = np.random.default_rng(0).normal(size=(50, 80))
+    M = root @ root.T
+    np.testing.assert_allclose(jax.jit(inverse)(M), np.linalg.inv(M), rtol=1e-9, atol=1e-12)
 
 
 def test_drawn_targets_expect_the_exact_factor():

@@ -212,7 +212,8 @@ def _layer(module: linen.Dense | linen.Conv, x: Array, y: Array, examples: int |
         return Layer(has_bias, (x.shape[-1], module.features), outputs, None)
     window = (module.kernel_size,) if isinstance(module.kernel_size, int) else tuple(module.kernel_size)
     is_plain = module.feature_group_count == 1 and module.mask is None and x.ndim == len(window) + 2
-    is_plain &= module.input_dilation in (None, 1) or set(module.input_dilation) == {1}
+    spacing: Any = module.input_dilation or 1
+    is_plain &= set((spacing,) if isinstance(spacing, int) else spacing) == {1}
     if not is_plain or (isinstance(module.padding, str) and module.padding not in ("SAME", "VALID")):
         return None
     geometry = window, module.strides or 1, module.padding, module.kernel_dilation or 1

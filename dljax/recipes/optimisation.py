@@ -59,8 +59,8 @@ def _against_adam(rule, width, steps):
         return supervised(MLP(10, (width,)), cross_entropy, optimizer, metrics={"accuracy": accuracy})
 
     def measure(params, key):
-        ours = _steps_to_goal(learner(rule), train, test, key, steps)
-        adams = [_steps_to_goal(learner(optax.adam(rate)), train, test, key, 10 * steps) for rate in RATES]
+        (ours,) = _steps_to_goal(lambda rate: learner(rule), (0.0,), train, test, key, steps)
+        adams = _steps_to_goal(lambda rate: learner(optax.adam(rate)), RATES, train, test, key, 10 * steps)
         best = min(adams, key=lambda adam: (np.nan_to_num(adam[0], nan=np.inf), adam[1]))
         return {
             "share_of_adam": ours[0] / best[0],
@@ -85,8 +85,8 @@ def _against_adam(rule, width, steps):
     )
 
 
-def _steps_to_goal(learner, train, test, key, steps):
-    """After how many steps the test accuracy is first there (NaN if never), and the seconds that so many take, without compiling."""
+def _steps_to_goal(build, rates, train, test, key, steps):
+    """For each rate: after how many steps the test accuracy is first there (NaN if never), and the seconds that so many take, without compiling."""
     import time
 
     import jax
@@ -96,20 +96,32 @@ def _steps_to_goal(learner, train, test, key, steps):
     from dljax.core import evaluate, start, unroll
 
     source = data.repeat(train)
-    accuracies = jax.jit(lambda key, state: evaluate(learner.evaluate)(key, state, test)["accuracy"].value)
-    run = jax.jit(unroll(learner, source, 1))
-    run_key, begin, cursor = jax.jit(lambda key, data: start(learner, source, key, data))(key, source.data)
 
-    def trained(steps, look):
-        state, place = begin, cursor
+    @jax.jit
+    def begin(rate, arrays):
+        return start(build(rate), source, key, arrays)
+
+    @jax.jit
+    def one(rate, step, run_key, state, cursor, arrays):
+        return unroll(build(rate), source, 1)(run_key, step, state, cursor, arrays)[:2]
+
+    @jax.jit
+    def accuracy(state):
+        return evaluate(build(rates[0]).evaluate)(key, state, test)["accuracy"].value
+
+    def trained(rate, steps, is_watched):
+        run_key, state, cursor = begin(rate, source.data)
         for step in range(steps):
-            state, place, _ = run(run_key, step, state, place, source.data)
-            if look and accuracies(key, state) >= GOAL:
-                return step + 1
+            state, cursor = one(rate, step, run_key, state, cursor, source.data)
+            if is_watched and accuracy(state) >= GOAL:
+                return float(step + 1)
         jax.block_until_ready(state)
         return np.nan
 
-    reached = trained(steps, True)
-    begun = time.perf_counter()
-    trained(steps if np.isnan(reached) else reached, False)
-    return float(reached), time.perf_counter() - begun
+    found = []
+    for rate in rates:
+        reached = trained(rate, steps, True)
+        begun = time.perf_counter()
+        trained(rate, steps if np.isnan(reached) else int(reached), False)
+        found.append((reached, time.perf_counter() - begun))
+    return found

@@ -127,7 +127,7 @@ def kfac(
         if rest and others is None:
             warnings.warn(f"kfac: no Kronecker factors for {', '.join(rest)}: trained by optax.adam(1e-3); say others=...", stacklevel=2)
         matrices = {name: layer.matrix(leaves, name) for name, layer in layers.items()}
-        factors = {name: tuple(jnp.zeros((size, size), m.dtype) for size in m.shape) for name, m in matrices.items()}
+        factors = {name: (jnp.zeros((m.shape[0],) * 2, m.dtype), jnp.zeros((m.shape[1],) * 2, m.dtype)) for name, m in matrices.items()}
         dtype = jnp.result_type(*matrices.values())
         inverses, direction = jax.tree.map(jnp.zeros_like, (factors, matrices))
         return KFACState(jnp.int32(0), jnp.asarray(config.damping, dtype), factors, inverses, direction, _others(others).init(rest))
@@ -149,12 +149,13 @@ def kfac(
         weights = problem.weights(outputs)
 
         new = _factors(layers, inputs, weights, _output_gradients(key, chosen, outputs, weights, pull, config.is_exact))
-        new = {name: jax.tree.map(lambda factor, old: factor.astype(old.dtype), new[name], state.factors[name]) for name in layers}
         old_share = jnp.minimum(1 - 1 / (state.step + 1.0), config.averaging)
-        factors = jax.tree.map(lambda old, new: (old_share * old + (1 - old_share) * new).astype(old.dtype), state.factors, psum(new))
+        factors: dict[str, tuple[Array, Array]] = jax.tree.map(
+            lambda old, new: (old_share * old + (1 - old_share) * new).astype(old.dtype), dict(state.factors), psum(new)
+        )
         inverses = lax.cond(
             (state.step < 3) | (state.step % config.refresh == 0),
-            lambda: {name: damped_inverses(*factors[name], state.damping) for name in layers},
+            lambda: {name: damped_inverses(A, G, state.damping) for name, (A, G) in factors.items()},
             lambda: dict(state.inverses),
         )
         step = {name: -inverses[name][0] @ descent[name] @ inverses[name][1] for name in layers}

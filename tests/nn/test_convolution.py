@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from dljax.nn import Conv, ConvTranspose, conv_transpose, convolution
+from dljax.nn import Conv, ConvTranspose, conv_transpose, convolution, patches
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vision.npz")
 # name -> strides, padding, dilation, groups: the geometries of tests/golden/make_vision.py
@@ -250,3 +250,15 @@ def test_transposed_with_the_kernel_of_a_convolution_is_its_gradient():
 def test_transposed_refuses_channels_that_do_not_fit():
     with pytest.raises(ValueError, match="conv_transpose: kernel must have 3 input channels, got 2"):
         conv_transpose(jnp.ones((1, 4, 3)), jnp.ones((2, 2, 5)))
+
+
+def test_convolution_is_the_product_of_patches_and_kernel():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 7, 6, 3)), rng.normal(size=(3, 2, 3, 4))
+    for options in ({"strides": (2, 1), "dilation": (1, 2)}, {"padding": "VALID"}, {"padding": (1, (0, 2)), "strides": 2}):
+        seen = patches(jnp.asarray(x), (3, 2), **options)
+        np.testing.assert_allclose(seen @ kernel.reshape(-1, 4), convolution(x, kernel, **options), atol=1e-12)
+    with pytest.raises(ValueError, match=r"patches: x must be \[B, \*spatial, C\]"):
+        patches(jnp.ones((2, 3)), (2,))
+    with pytest.raises(ValueError, match=r"patches: padding must be 'SAME', 'VALID', a number"):
+        patches(jnp.ones((2, 3, 1)), (2,), padding="HALF")

@@ -25,17 +25,22 @@ def classes(num=12, shape=(3,)):
 def first_steps(learner, batch, steps=1, start=None):
     """States and metrics after steps on one batch, the state that init made first; compiled as one."""
 
-    @jax.jit
-    def run(batch):
-        state = learner.init(jax.random.key(0), batch)
-        state = state if start is None else start(state)
-        states, said = [state], []
-        for number in range(steps):
-            state, metrics = learner.step(jax.random.key(number + 1), state, batch)
-            states, said = [*states, state], [*said, metrics]
-        return states, said
+    def one(state, key):
+        state, metrics = learner.step(key, state, batch)
+        return state, (state, metrics)
 
-    return run(batch)
+    @jax.jit
+    def run(key):
+        state = learner.init(key, batch)
+        state = state if start is None else start(state)
+        return state, jax.lax.scan(one, state, jax.random.split(jax.random.key(1), steps))[1]
+
+    first, (states, said) = run(jax.random.key(0))
+    return [first, *_rows(states, steps)], _rows(said, steps)
+
+
+def _rows(tree, num):
+    return [jax.tree.map(lambda leaf, row=row: leaf[row], tree) for row in range(num)]
 
 
 def check_shards(rule, model, loss, batch):

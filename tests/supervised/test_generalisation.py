@@ -194,7 +194,9 @@ def test_4_4_refusals():
         random_features(0)
     with pytest.raises(ValueError, match=r"bias_variance: x and y must hold the same training sets .* got \(2, 3, 10\) and \(1, 6\)"):
         bias_variance(KEY, ridge(), x.reshape(2, 3, 10), y[None], x, y[None])
-    with pytest.raises(ValueError, match=r"bias_variance: y_test must be draws \[Q, 6, ...\] of targets, got \(6,\); y_test\[None\] for one"):
+    with pytest.raises(
+        ValueError, match=r"bias_variance: y_test must be draws \[Q, 6, ...\] of the targets of x_test, got \(6,\); y_test\[None\] for one"
+    ):
         bias_variance(KEY, ridge(), x[None], y[None], x, y)
     with pytest.raises(ValueError, match="fit_learner: learner must have a function `predict`, got none"):
         fit_learner(supervised((lambda key, x: (), lambda params, x: x), squared_error, optax.sgd(0.1))._replace(functions={}), 1)

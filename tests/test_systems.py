@@ -43,7 +43,12 @@ def shown_by() -> dict[str, list[tuple[str, str]]]:
 def table() -> str:
     """The page, as Markdown."""
     tests = shown_by()
-    lines = ["# What shows that each system works", "", "Written by `python tests/test_systems.py` from the names of the tests and the rows of the recipes.", ""]
+    lines = [
+        "# What shows that each system works",
+        "",
+        "Written by `python tests/test_systems.py` from the names of the tests and the rows of the recipes.",
+        "",
+    ]
     for row, name in SYSTEMS.items():
         lines += [f"## {row} {name}", ""]
         recipes = sorted(recipe.name for recipe in RECIPES.values() if row in recipe.rows)

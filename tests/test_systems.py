@@ -1,4 +1,4 @@
-"""Which tests and recipes show each system of the textbook: the table in SYSTEMS.md, made of their names. `python tests/test_systems.py` writes it anew."""
+"""Which tests and recipes show each system of the textbook: SYSTEMS.md, made of their names; `python tests/test_systems.py` writes it anew."""
 
 import ast
 import re

@@ -257,8 +257,8 @@ class _Trainer:
         )
         key = replicate(self.key, parallel)
         self.run_key = contract.run_key(key)
+        self.program.prepare({length for _, length in segments}, self.run_key, key if found is None else None)
         self.loop = self.program.start(key) if found is None else read(found, self.program.shapes, per_device=self.program.per_device)
-        self.program.prepare({length for _, length in segments}, self.run_key)
         if self.folder is not None:
             self.folder.write_config()
         self._start_record(loggers)

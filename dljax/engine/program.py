@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,6 @@ class Program:
     Attributes:
       shapes: the `Loop` as shapes, dtypes and shardings: what a checkpoint is restored into.
       compile_seconds: time spent tracing, lowering and compiling so far.
-      memory: of the longest chunk, once compiled.
     """
 
     def __init__(
@@ -77,25 +77,37 @@ class Program:
         self.num_copies = parallel.num_shards if parallel is not None and parallel.per_device else 1
         self.data = replicate(source.data, parallel)
         self.compile_seconds = 0.0
-        self.memory: Memory | None = None
         self._evaluation = None if evaluation is None else replicate(evaluation, parallel)
         self._batch_size, self._precision, self._stacked, self._debug = batch_size, precision, stacked, debug
-        self._chunks: dict[int, Callable[..., Any]] = {}
-        self._evaluate: Callable[..., Any] | None = None
+        self._programs: dict[str | int, Future[Callable[..., Any]]] = {}  # a chunk by its length
         self.shapes = self._shapes()
         self._first: Callable[..., Any] | None = None
 
+    @property
+    def memory(self) -> Memory | None:
+        """Of the longest chunk, once compiled; None where the backend does not say."""
+        lengths = [name for name in self._programs if isinstance(name, int)]
+        return _memory(self._programs[max(lengths)].result()) if lengths and not self._debug else None
+
     def start(self, key: Key) -> Loop:
         """The state and the cursor at step 0."""
-        shardings = tuple(jax.tree.map(lambda leaf: leaf.sharding, self.shapes))
-        return Loop(*self._compile(jax.jit(self._start, out_shardings=shardings), key, self.data)(key, self.data))
+        return Loop(*self._compiled("start", key)(key, self.data))
 
-    def prepare(self, lengths: set[int], key: Key) -> None:
-        """Compile the chunks of these lengths, and the evaluation, before the first step."""
+    def prepare(self, lengths: set[int], key: Key, start_key: Key | None = None) -> None:
+        """Compile the start (unless its key is None), the chunks of these lengths and the evaluation, before the first step.
+
+        They are traced one after another, and compiled side by side: that is the compiler's work, which holds no lock of Python's.
+        """
+        begin = time.perf_counter()
+        if start_key is not None:
+            self._begin("start", start_key)
         for length in sorted(lengths, reverse=True):
-            self._chunk(length, key)
+            self._begin(length, key)
         if self._evaluation is not None:
-            self._evaluator(key)
+            self._begin("evaluation", key)
+        for program in self._programs.values():
+            program.result()
+        self.compile_seconds += time.perf_counter() - begin
 
     def chunk(self, key: Key, step: int, length: int, loop: Loop, data: Data | None = None) -> tuple[Loop, History, Flags]:
         """`length` steps from absolute step `step`; the buffers of `loop` are donated.
@@ -104,13 +116,13 @@ class Program:
           `(loop, history, flags)`, the history on the host.
         """
         data = self.data if data is None else data
-        state, cursor, history, flags = self._chunk(length, key)(key, np.int32(step), loop.state, loop.cursor, data)
+        state, cursor, history, flags = self._compiled(length, key)(key, np.int32(step), loop.state, loop.cursor, data)
         history, flags = jax.tree.map(self._on_host, (history, flags))
         return Loop(state, cursor), history, Flags(*map(bool, flags))
 
     def evaluate(self, key: Key, step: int, loop: Loop) -> Metrics:
         """The learner's fold over the evaluation data, on the host; `key` is the run's."""
-        return jax.tree.map(np.asarray, self._evaluator(key)(key, np.int32(step), loop.state, self._evaluation))
+        return jax.tree.map(np.asarray, self._compiled("evaluation", key)(key, np.int32(step), loop.state, self._evaluation))
 
     def unstacked(self, loop: Loop) -> Loop:
         """The loop as one device sees it: device 0's where it is stacked."""
@@ -166,17 +178,6 @@ class Program:
 
         return chunk
 
-    def _chunk(self, length: int, key: Key) -> Callable[..., Any]:
-        if length not in self._chunks:
-            step = np.int32(0)
-            compiled = self._compile(
-                self._transformed(self._body(length)), key, step, self.shapes.state, self.shapes.cursor, self._data_shapes(length)
-            )
-            self._chunks[length] = compiled
-            if self.memory is None and not self._debug:
-                self.memory = _memory(compiled)
-        return self._chunks[length]
-
     def _transformed(self, body: Callable[..., Any]) -> Any:
         donate = (2, 3)
         if self.parallel is None:
@@ -199,30 +200,49 @@ class Program:
         loop = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(body, donate_argnums=donate, out_shardings=(loop.state, loop.cursor, replicated, replicated))
 
-    def _evaluator(self, key: Key) -> Callable[..., Any]:
-        if self._evaluate is None:
-            fold = self.learner.evaluate
-            assert fold is not None
-            parallel = None if self.per_device else self.parallel
-            place = fold._replace(step=lambda acc, state, batch: fold.step(acc, state, constrained(batch, parallel)))
-            run = evaluate(place, self._batch_size)
+    def _evaluating(self) -> Any:
+        fold = self.learner.evaluate
+        assert fold is not None
+        parallel = None if self.per_device else self.parallel
+        place = fold._replace(step=lambda acc, state, batch: fold.step(acc, state, constrained(batch, parallel)))
+        run = evaluate(place, self._batch_size)
 
-            def body(key: Key, step: Any, state: State, data: Data) -> Metrics:
-                key = jax.random.fold_in(jax.random.fold_in(key, NO_STEP), step)
-                return run(key, jax.tree.map(lambda x: x[0], state) if self.per_device else state, data)
+        def body(key: Key, step: Any, state: State, data: Data) -> Metrics:
+            key = jax.random.fold_in(jax.random.fold_in(key, NO_STEP), step)
+            return run(key, jax.tree.map(lambda x: x[0], state) if self.per_device else state, data)
 
-            out = None if self.parallel is None else NamedSharding(self.parallel.mesh, PartitionSpec())
-            self._evaluate = self._compile(jax.jit(body, out_shardings=out), key, np.int32(0), self.shapes.state, self._evaluation)
-        return self._evaluate
+        return jax.jit(body, out_shardings=None if self.parallel is None else NamedSharding(self.parallel.mesh, PartitionSpec()))
 
-    def _compile(self, transformed: Any, *args: Any) -> Callable[..., Any]:
+    # Compilation
+
+    def _compiled(self, name: str | int, key: Key) -> Callable[..., Any]:
+        if name not in self._programs:
+            begin = time.perf_counter()
+            self._begin(name, key)
+            self._programs[name].result()
+            self.compile_seconds += time.perf_counter() - begin
+        return self._programs[name].result()
+
+    def _begin(self, name: str | int, key: Key) -> None:
+        """Trace a program, and have it compiled by another thread."""
+        if name in self._programs:
+            return
+        args: tuple[Any, ...]
+        if name == "start":
+            shardings = tuple(jax.tree.map(lambda leaf: leaf.sharding, self.shapes))
+            transformed, args = jax.jit(self._start, out_shardings=shardings), (key, self.data)
+        elif name == "evaluation":
+            transformed, args = self._evaluating(), (key, np.int32(0), self.shapes.state, self._evaluation)
+        else:
+            length = int(name)
+            transformed, args = self._transformed(self._body(length)), (key, np.int32(0), *self.shapes, self._data_shapes(length))
         if self._debug:
-            return self._uncompiled(transformed)
-        begin = time.perf_counter()
+            self._programs[name] = _finished(self._uncompiled(transformed))
+            return
         with precisions.use(self._precision):
-            compiled = transformed.lower(*args).compile()
-        self.compile_seconds += time.perf_counter() - begin
-        return compiled
+            lowered = transformed.lower(*args)
+        # Processes must compile in the same order, for they may tell each other what they find.
+        self._programs[name] = _COMPILERS.submit(lowered.compile) if jax.process_count() == 1 else _finished(lowered.compile())
 
     def _uncompiled(self, transformed: Any) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -257,6 +277,15 @@ class Program:
 
     def _on_host(self, leaf: Any) -> np.ndarray:
         return np.asarray(leaf.addressable_shards[0].data)[0] if self.per_device and not self._debug else np.asarray(leaf)
+
+
+_COMPILERS = ThreadPoolExecutor(3, thread_name_prefix="dljax-compile")
+
+
+def _finished(value: Any) -> "Future[Any]":
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
 
 
 class Compilations:

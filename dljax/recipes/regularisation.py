@@ -36,6 +36,7 @@ def fashion_mnist_calibrated(
     from dljax.supervised import expected_calibration_error, supervised, temperature_scaling
 
     check_range("fashion-mnist/calibrated", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
+    check_int("fashion-mnist/calibrated", "num_members", num_members, minimum=1)
     check_int("fashion-mnist/calibrated", "num_examples", num_examples, minimum=1, maximum=50_000)
     clothes = data.load("fashion-mnist")
     train = {name: array[:num_examples] for name, array in clothes["train"].items()}

@@ -37,7 +37,6 @@ def ours(work: Work):
 
     from dljax import data
     from dljax.cli.launch import Launch
-    from dljax.core.contract import run_key
     from dljax.data.toy import eight_gaussians
     from dljax.engine.program import Program
     from dljax.generative.flows import act_norm, chain, flow, repeat, spline_coupling
@@ -48,7 +47,7 @@ def ours(work: Work):
     learner = flow(chain(act_norm(), repeat(coupling, options["layers"])), optax.adam(options["learning_rate"]), size=2)
     source = data.from_sampler(lambda key: {"x": density.sample(key, options["batch_size"])})
     program, done = Program(learner, source, every=work.chunk // 2), 0
-    loop, key = program.start(jax.random.key(0)), run_key(jax.random.key(0))
+    key, loop = program.start(jax.random.key(0))
 
     def run(steps):
         nonlocal loop, done

@@ -135,15 +135,14 @@ def learned(model: Any, data: Any, parallel: Any = None):
     """`run` of the engine's program, one step a chunk, and its memory."""
     import jax
 
-    from dljax.core.contract import run_key
     from dljax.engine.parallel import replicate
     from dljax.engine.program import Program
 
     learner, source = problem(model, data)
     program = Program(learner, source, every=1, parallel=parallel)
     key = replicate(jax.random.key(0), parallel)
-    loop, done = program.start(key), 0
-    key = run_key(key)
+    key, loop = program.start(key)
+    done = 0
     program.prepare({1}, key)
 
     def run(steps):

@@ -120,7 +120,6 @@ def ours(work: Work):
     import numpy as np
 
     from dljax.cli.launch import Launch
-    from dljax.core.contract import run_key
     from dljax.engine.parallel import choose, replicate
     from dljax.engine.program import Program
 
@@ -129,8 +128,8 @@ def ours(work: Work):
     parallel = choose(learner, source)
     program = Program(learner, source, every=work.chunk, parallel=parallel, precision=work.options.get("precision"))
     key = replicate(jax.random.key(0), parallel)
-    loop, done = program.start(key), 0
-    key = run_key(key)
+    key, loop = program.start(key)
+    done = 0
 
     def run(steps):
         nonlocal loop, done

@@ -256,9 +256,11 @@ class _Trainer:
             debug=config.debug,
         )
         key = replicate(self.key, parallel)
-        self.run_key = contract.run_key(key)
-        self.program.prepare({length for _, length in segments}, self.run_key, key if found is None else None)
-        self.loop = self.program.start(key) if found is None else read(found, self.program.shapes, per_device=self.program.per_device)
+        self.program.prepare({length for _, length in segments}, key, with_start=found is None)
+        if found is None:
+            self.run_key, self.loop = self.program.start(key)
+        else:
+            self.run_key, self.loop = contract.run_key(key), read(found, self.program.shapes, per_device=self.program.per_device)
         if self.folder is not None:
             self.folder.write_config()
         self._start_record(loggers)

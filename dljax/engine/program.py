@@ -80,6 +80,7 @@ class Program:
         self._evaluation = None if evaluation is None else replicate(evaluation, parallel)
         self._batch_size, self._precision, self._stacked, self._debug = batch_size, precision, stacked, debug
         self._programs: dict[str | int, Future[Callable[..., Any]]] = {}  # a chunk by its length
+        self._starting = self._start  # one object, by which jax knows that it has traced it
         self.shapes = self._shapes()
         self._first: Callable[..., Any] | None = None
 
@@ -89,18 +90,19 @@ class Program:
         lengths = [name for name in self._programs if isinstance(name, int)]
         return _memory(self._programs[max(lengths)].result()) if lengths and not self._debug else None
 
-    def start(self, key: Key) -> Loop:
-        """The state and the cursor at step 0."""
-        return Loop(*self._compiled("start", key)(key, self.data))
+    def start(self, key: Key) -> tuple[Key, Loop]:
+        """The key of the steps, and the state and the cursor at step 0."""
+        run_key, state, cursor = self._compiled("start", key)(key, self.data)
+        return run_key, Loop(state, cursor)
 
-    def prepare(self, lengths: set[int], key: Key, start_key: Key | None = None) -> None:
-        """Compile the start (unless its key is None), the chunks of these lengths and the evaluation, before the first step.
+    def prepare(self, lengths: set[int], key: Key, *, with_start: bool = False) -> None:
+        """Compile the start if asked for, the chunks of these lengths and the evaluation, before the first step; any key of the run's kind will do.
 
         They are traced one after another, and compiled side by side: that is the compiler's work, which holds no lock of Python's.
         """
         begin = time.perf_counter()
-        if start_key is not None:
-            self._begin("start", start_key)
+        if with_start:
+            self._begin("start", key)
         for length in sorted(lengths, reverse=True):
             self._begin(length, key)
         if self._evaluation is not None:
@@ -145,13 +147,13 @@ class Program:
 
     # Bodies
 
-    def _start(self, key: Key, data: Data) -> tuple[State, Cursor]:
-        _, state, cursor = start(self.learner, self.source, key, data)
+    def _start(self, key: Key, data: Data) -> tuple[Key, State, Cursor]:
+        run_key, state, cursor = start(self.learner, self.source, key, data)
         # A copy, or a leaf that is the data themselves would be donated with the state.
         state, cursor = jax.tree.map(jnp.copy, (state, cursor))
         if self.per_device:
             state, cursor = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_copies, *x.shape)), (state, cursor))
-        return state, cursor
+        return run_key, state, cursor
 
     def _body(self, length: int) -> Callable[..., Any]:
         every = self.every if length % self.every == 0 else length
@@ -229,8 +231,9 @@ class Program:
             return
         args: tuple[Any, ...]
         if name == "start":
-            shardings = tuple(jax.tree.map(lambda leaf: leaf.sharding, self.shapes))
-            transformed, args = jax.jit(self._start, out_shardings=shardings), (key, self.data)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+            where = SingleDeviceSharding(jax.devices()[0]) if self.parallel is None else NamedSharding(self.parallel.mesh, PartitionSpec())
+            transformed, args = jax.jit(self._starting, out_shardings=(where, *shardings)), (key, self.data)
         elif name == "evaluation":
             transformed, args = self._evaluating(), (key, np.int32(0), self.shapes.state, self._evaluation)
         else:
@@ -255,7 +258,7 @@ class Program:
 
     def _shapes(self) -> Loop:
         with precisions.use(self._precision):
-            state, cursor = jax.eval_shape(self._start, jax.eval_shape(jax.random.key, 0), self.data)
+            _, state, cursor = jax.eval_shape(self._starting, jax.eval_shape(jax.random.key, 0), self.data)
         if self.parallel is None:
             device = SingleDeviceSharding(jax.devices()[0])
             shardings = jax.tree.map(lambda _: device, (state, cursor))

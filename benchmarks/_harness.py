@@ -114,6 +114,7 @@ class Task:
       tolerance: the largest relative difference of a chunk's loss to ours.
       options: for the functions to read.
       small: those that differ where the sizes of an accelerator are tried out on a CPU.
+      quick: whether it is part of quick runs in which nobody names it.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Task:
     tolerance: float = 5e-3
     options: Tree = field(default_factory=dict)
     small: Tree = field(default_factory=dict)
+    quick: bool = True
 
     def contestant(self, name: str) -> Contestant:
         found = self.contestants[name]
@@ -158,7 +160,8 @@ def main(tasks: Sequence[Task], gpu: Sequence[Task] | None = None, bench: "type[
     rows, whole = [], True
     if by_name:
         measuring = (bench or Bench)(Path(sys.argv[0]).absolute(), options.quick, options.device)
-        rows, whole = measuring.run([by_name[name] for name in options.names or by_name], options.since)
+        chosen = options.names or [name for name, task in by_name.items() if task.quick or not options.quick]
+        rows, whole = measuring.run([by_name[name] for name in chosen], options.since)
     if options.json:
         print(json.dumps(rows))
     sys.exit(0 if whole else 1)

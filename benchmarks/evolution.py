@@ -124,7 +124,8 @@ def evosax(work: Work):
 
 def task(name: str, problem: int | str, strategy: str, population_size: int, chunk: int, step_size: float = 0.5) -> Task:
     options = {"problem": problem, "strategy": strategy, "population_size": population_size, "step_size": step_size}
-    return Task(name, "generations/s", {"dljax": ours, "evosax": evosax}, chunk=chunk, tolerance=0.15, options=options)
+    quick = problem != "cartpole" or strategy == "openai-es"
+    return Task(name, "generations/s", {"dljax": ours, "evosax": evosax}, chunk=chunk, tolerance=0.15, options=options, quick=quick)
 
 
 if __name__ == "__main__":

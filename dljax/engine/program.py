@@ -1,6 +1,7 @@
 """A learner and a source, compiled: the start of a run, chunks of its steps, and the evaluation, on one device or many."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,9 +85,9 @@ class Program:
         self.shapes = self._shapes()
         self._first: Callable[..., Any] | None = None
 
-    @property
+    @functools.cached_property
     def memory(self) -> Memory | None:
-        """Of the longest chunk, once compiled; None where the backend does not say."""
+        """Of the longest chunk, once one is compiled; None where the backend does not say."""
         lengths = [name for name in self._programs if isinstance(name, int)]
         return _memory(self._programs[max(lengths)].result()) if lengths and not self._debug else None
 

@@ -133,7 +133,7 @@ def conjugate_gradients(
     [1.0, 1.0]
     """
     marks = jnp.asarray(_marks(max_iterations), jnp.int32)
-    size = jnp.linalg.norm(gradient)
+    solved = 10 * jnp.finfo(start.dtype).eps * jnp.linalg.norm(gradient)  # no residual is known better
     rest = times(start) + gradient
 
     def value(p: Array, rest: Array) -> Array:
@@ -154,12 +154,12 @@ def conjugate_gradients(
         iterates = jnp.where((marks >= count)[:, None], p[None], iterates)
         window = jnp.maximum(10, count // 10)
         is_slow = (count > window) & (now < 0) & (values[jnp.maximum(count - window, 0)] - now < window * tolerance * jnp.abs(now))
-        is_solved = jnp.linalg.norm(rest) <= jnp.finfo(p.dtype).eps * size
+        is_solved = jnp.linalg.norm(rest) <= solved
         return count, p, rest, direction, values, iterates, is_slow | is_solved | ~is_curved
 
     values = jnp.zeros(max_iterations + 1, gradient.dtype).at[0].set(value(start, rest))
     iterates = jnp.broadcast_to(start, (len(marks), start.size))
-    is_over = jnp.linalg.norm(rest) <= jnp.finfo(start.dtype).eps * size
+    is_over = jnp.linalg.norm(rest) <= solved
     begin = jnp.int32(0), start, rest, -rest, values, iterates, is_over
     count, p, _, _, _, iterates, _ = lax.while_loop(lambda carry: ~carry[-1] & (carry[0] < max_iterations), body, begin)
     return Solution(p, iterates, jnp.searchsorted(marks, count).astype(jnp.int32) + 1, count)

@@ -62,6 +62,9 @@ def sharpness(x: Num[Array, "B H W C"], factor: Float[Array, "B"]) -> Num[Array,
 
       s = x * [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13
 
+    Raises:
+      TypeError: pictures of whole numbers.
+
     >>> bool((sharpness(jnp.full((1, 3, 3, 1), 0.5), jnp.array([2.0])) == 0.5).all())
     True
     """
@@ -79,6 +82,9 @@ def hue(x: Num[Array, "B H W 3"], turn: Float[Array, "B"]) -> Num[Array, "B H W 
 
     Args:
       turn: of a full circle; 1/3 makes red green.
+
+    Raises:
+      TypeError: pictures of whole numbers.
 
     >>> hue(jnp.array([1.0, 0.0, 0.0]).reshape(1, 1, 1, 3), jnp.array([1 / 3])).ravel().round(3).tolist()
     [0.0, 1.0, 0.0]
@@ -98,6 +104,9 @@ def hue(x: Num[Array, "B H W 3"], turn: Float[Array, "B"]) -> Num[Array, "B H W 
 def solarise(x: Num[Array, "B H W C"], threshold: Float[Array, "B"]) -> Num[Array, "B H W C"]:
     """The negative of every value at or above a threshold: x ↦ 1 - x where x >= threshold.
 
+    Raises:
+      TypeError: pictures of whole numbers.
+
     >>> solarise(jnp.array([0.25, 0.75]).reshape(1, 1, 2, 1), jnp.array([0.5])).ravel().tolist()
     [0.25, 0.25]
     """
@@ -111,6 +120,9 @@ def posterise(x: Num[Array, "B H W C"], bits: Float[Array, "B"]) -> Num[Array, "
     Args:
       bits: whole numbers from 0 to 8.
 
+    Raises:
+      TypeError: pictures of whole numbers.
+
     >>> (posterise(jnp.array([200 / 255]).reshape(1, 1, 1, 1), jnp.array([2.0])) * 255).item()
     192.0
     """
@@ -122,6 +134,9 @@ def posterise(x: Num[Array, "B H W C"], bits: Float[Array, "B"]) -> Num[Array, "
 def invert(x: Num[Array, "B H W C"]) -> Num[Array, "B H W C"]:
     """The negative, 1 - x.
 
+    Raises:
+      TypeError: pictures of whole numbers.
+
     >>> invert(jnp.full((1, 1, 1, 1), 0.25)).item()
     0.75
     """
@@ -131,6 +146,9 @@ def invert(x: Num[Array, "B H W C"]) -> Num[Array, "B H W C"]:
 
 def autocontrast(x: Num[Array, "B H W C"]) -> Num[Array, "B H W C"]:
     """Each channel stretched to reach from 0 to 1; a channel of one value stays what it is.
+
+    Raises:
+      TypeError: pictures of whole numbers.
 
     >>> autocontrast(jnp.array([0.25, 0.5]).reshape(1, 1, 2, 1)).ravel().tolist()
     [0.0, 1.0]
@@ -146,6 +164,9 @@ def equalise(x: Num[Array, "B H W C"]) -> Num[Array, "B H W C"]:
       step = ⌊(N - n_last) / 255⌋,   level l ↦ ⌊(⌊step/2⌋ + Σ_{k<l} n_k) / step⌋     (unchanged where step = 0)
 
     Here n_k pixels of N have level k, and `last` is the highest level that occurs.
+
+    Raises:
+      TypeError: pictures of whole numbers.
 
     >>> (equalise(jnp.array([[0.0, 0.2], [0.4, 0.6]])[None, ..., None]) * 255).round().ravel().tolist()  # 4 pixels < 255: unchanged
     [0.0, 51.0, 102.0, 153.0]

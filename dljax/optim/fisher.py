@@ -220,6 +220,9 @@ _BEHIND: tuple[tuple[Callable[..., Any], Callable[[], Likelihood]], ...] = (
 def weighted(weights: Array, product: Callable[[Any, Any], Any], outputs: Any, v: Any) -> Any:
     """Each example's product, times its weight.
 
+    Raises:
+      ValueError: the shape of the weights is no prefix of the outputs'.
+
     >>> weighted(jnp.array([0.5, 2.0]), lambda z, v: v, None, jnp.ones(2)).tolist()
     [0.5, 2.0]
     """

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from dljax.core.checks import check_range
 from dljax.core.contract import Numeric
 from dljax.core.tree import path_mask
+from dljax.nn.activations import soft_shrink
 from dljax.objectives.penalties import lengths
 
 type_aliases = ("Prox",)
@@ -38,7 +39,7 @@ def soft_threshold(x: Float[Array, "*shape"], threshold: Numeric) -> Float[Array
     [2.0, 0.0, -1.0]
     """
     check_range("soft_threshold", "threshold", threshold, 0)
-    return jnp.maximum(x - threshold, 0) - jnp.maximum(-x - threshold, 0)  # not sign(x), which would make -0.0 of 0.0
+    return soft_shrink(x, threshold)
 
 
 def elastic_net_threshold(x: Float[Array, "*shape"], threshold: Numeric, l1_ratio: Numeric = 0.5) -> Float[Array, "*shape"]:

@@ -15,11 +15,8 @@ from dljax.core.checks import check_int
 from dljax.core.contract import Key, Learner, Numeric, start
 from dljax.core.unroll import unroll
 from dljax.data.sources import repeat
-from dljax.supervised.linear import Fit, Predict, ridge  # noqa: F401 (ridge: for the examples)
-
-type_aliases = ("PerExample",)
-
-PerExample = Callable[[Any, Any], Array]  # (outputs, targets) -> one value an example, [M]
+from dljax.supervised.learner import PerExample
+from dljax.supervised.linear import Fit, Predict
 
 
 class BiasVariance(NamedTuple):
@@ -114,6 +111,7 @@ def bias_variance(key: Key, fit: Fit, x: Float[Array, "R N *in"], y: Array, x_te
     Raises:
       ValueError: x and y have not the same R and N, or x_test and y_test not the same M.
 
+    >>> from dljax.supervised.linear import ridge
     >>> x = jnp.zeros((2, 1, 1))
     >>> parts = bias_variance(jax.random.key(0), ridge(), x, jnp.array([[0.0], [2.0]]), jnp.zeros((1, 1)), jnp.array([[3.0], [5.0]]))
     >>> [float(part[0]) for part in parts]  # predictions 0 and 2, targets 3 and 5
@@ -179,6 +177,7 @@ def cross_validate(
       ValueError: K outside [2, N]; `fold` has another length than x; a metric that is averaged already.
 
     >>> from dljax.objectives import squared_error
+    >>> from dljax.supervised.linear import ridge
     >>> result = cross_validate(jax.random.key(0), ridge(penalty=0.0), jnp.arange(6.0)[:, None], jnp.arange(6.0), metric=squared_error, num_folds=3)
     >>> result.test.round(4).tolist()
     [0.0, 0.0, 0.0]
@@ -219,6 +218,7 @@ def learning_curve(
       ValueError: no sizes, or one outside of its range; what `cross_validate` raises.
 
     >>> from dljax.objectives import squared_error
+    >>> from dljax.supervised.linear import ridge
     >>> x = jnp.arange(6.0)[:, None]
     >>> curve = learning_curve(jax.random.key(0), ridge(penalty=0.0), x, x[:, 0], sizes=[1, 2, 4], metric=squared_error, num_folds=3)
     >>> curve.test.mean(1).round(3)  # two points make a line

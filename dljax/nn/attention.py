@@ -53,7 +53,8 @@ def attention_scores(query: Float[Array, "..."], key: Float[Array, "..."], *, sc
     *key_batch, _, groups, key_size = key.shape
     if size != key_size or batch != key_batch or groups == 0 or heads % groups:
         raise ValueError(
-            f"attention: query and key must have the same batch and size, and the key's heads must divide the query's, got {query.shape} and {key.shape}"
+            f"attention: query and key must have the same batch and size, and the key's heads must divide the query's, "
+            f"got {query.shape} and {key.shape}"
         )
     if heads == groups:
         scores = jnp.einsum("...thd,...shd->...hts", query, key)

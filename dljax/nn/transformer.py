@@ -18,6 +18,9 @@ from dljax.nn.positions import Rotary, alibi
 from dljax.nn.product import row_product
 
 
+_INIT = linen.initializers.lecun_normal()
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """What the layers of a Transformer are like.
@@ -32,7 +35,8 @@ class TransformerConfig:
       norm: "layer" (mean and variance, with bias) or "rms" (no mean, no bias; Zhang & Sennrich, 2019).
       norm_first: whether each part reads the normalised stream and adds to it, h + f(N(h)), or the sum is normalised, N(h + f(h)).
       epsilon: added to the variance.
-      use_bias, use_attention_bias: whether the products of the feed-forward part and of the attention have biases; the latter is the former where None.
+      use_bias, use_attention_bias: whether the products of the feed-forward part and of the attention have biases; the latter as the former where
+        it is None.
       scale: of the attention's scores; None for 1/√head_size.
       is_causal: whether a position reads only itself and earlier ones.
       window: with `is_causal`, how many positions are read at most, itself the last; None for all.
@@ -70,7 +74,7 @@ class TransformerConfig:
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     hidden_dropout_rate: float = 0.0
-    kernel_init: Callable[..., Any] = linen.initializers.lecun_normal()
+    kernel_init: Callable[..., Any] = _INIT
     out_init: Callable[..., Any] | None = None
     feed_forward: Callable[..., linen.Module] | None = None
 
@@ -172,7 +176,7 @@ class Attention(linen.Module):
 
 
 class FeedForward(linen.Module):
-    """The feed-forward part of a layer: W₂ act(x W₁), or gated W₂ (act(x W₁) · (x W₃)); its matrices are `up` (W₁), `gate` (W₁, `up` is then W₃), `down`.
+    """The feed-forward part of a layer: W₂ act(x W₁) with the matrices `up` and `down`, or gated, W₂ (act(x W₁) · (x W₃)) with `gate`, `up` and `down`.
 
     >>> layer = FeedForward(TransformerConfig(num_heads=1, is_gated=True, hidden=6))
     >>> sorted(layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))["params"])
@@ -253,7 +257,7 @@ class Transformer(linen.Module):
       remat: what the backward pass computes anew instead of keeping it: None for nothing, "full" for all of a layer, or the name of one of
         `jax.checkpoint_policies`, such as "dots_with_no_batch_dims_saveable".
 
-    Source: Vaswani et al. (2017), Attention is all you need; norms first as in Xiong et al. (2020), On layer normalization in the Transformer architecture.
+    Source: Vaswani et al. (2017), Attention is all you need; Xiong et al. (2020), On layer normalization in the Transformer architecture.
 
     >>> stack = Transformer(TransformerConfig(num_heads=2, is_causal=True), num_layers=3)
     >>> y, variables = jax.jit(stack.init_with_output)(jax.random.key(0), jnp.ones((2, 5, 8)))
@@ -291,9 +295,10 @@ class Transformer(linen.Module):
           cache: from `KeyValueCache.empty`; only for causal stacks.
           train: whether to drop units, with the random stream `dropout`.
         Raises:
-          ValueError: a mask beside a cache, a cache of a stack that is not causal or that has not enough room, a memory that is missing or not asked for.
+          ValueError: a mask beside a cache, a cache of a stack that is not causal or that has not enough room, a memory that is missing or not
+            asked for.
         """
-        c, (batch, length, _) = self.config, h.shape
+        c, length = self.config, h.shape[1]
         check_int("Transformer", "num_layers", self.num_layers, minimum=1)
         if cache is not None:
             if mask is not None or not c.is_causal:

@@ -155,10 +155,10 @@ def _header(file: Any, path: Path) -> tuple[list[_Entry], int]:
     """The entries by their place in the file, and where the numbers begin."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and start[2:3] != b"\0":
-        raise ValueError(f"read_tensors: {path} is no safetensors file but pickled weights by its first bytes; {_CONVERT}")
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise ValueError(f"read_tensors: {path} is no safetensors file but pickled weights by its first bytes; {_CONVERT}")
         raise ValueError(
             f"read_tensors: {path} has a header of {length} bytes by its own account, but {max(size - 8, 0)} bytes follow "
             f"(and at most {_LONGEST_HEADER} are read); it is no safetensors file, or it is cut short"

@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
       mask: bool [N, T], True where there is a token and False where there is padding.
       lengths: int32 [N], the tokens of each text, special ones included.
       types: int32 [N, T], 0 for the first text of a pair, 1 for the second.
-      words: int32 [N, T], which word of its text a token belongs to, counted from 0; -1 for special tokens and padding.
+      words: int32 [N, T], which word of its row a token belongs to, counted from 0; -1 for special tokens and padding.
     """
 
     tokens: Int[np.ndarray, "N T"]
@@ -163,7 +163,9 @@ class Tokeniser:
         for row, one in enumerate(found):
             tokens[row, : len(one)] = one.ids
             types[row, : len(one)] = one.type_ids
-            words[row, : len(one)] = [-1 if word is None else word for word in one.word_ids]
+            number = np.array([-1 if word is None else word for word in one.word_ids], np.int32)
+            is_second = np.array([sequence == 1 for sequence in one.sequence_ids], bool) & (number >= 0)
+            words[row, : len(one)] = number + is_second * (number[~is_second].max(initial=-1) + 1)
         return Encoded(tokens, np.arange(size) < lengths[:, None], lengths, types, words)
 
 

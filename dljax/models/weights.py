@@ -33,6 +33,8 @@ class Weight(NamedTuple):
         that is of no use here; it is neither asked for nor written.
       layout: "same"; "transposed", torch's Linear [out, in] here [in, out]; "convolution", torch's [O, I/groups, *window] here
         [*window, I/groups, O].
+      part: `(i, n)`, where the file has n of our leaves as one tensor, side by side along the outputs, and this is the i-th of them: queries, keys
+        and values of GPT-2, the gates of a recurrent net.
 
     >>> Weight("encoder.layer.{}.output.dense.weight", "blocks/down/kernel", "transposed").layout
     'transposed'
@@ -41,6 +43,7 @@ class Weight(NamedTuple):
     name: str
     path: str
     layout: str = "same"
+    part: tuple[int, int] = (0, 1)
 
 
 def import_weights(
@@ -102,7 +105,7 @@ def import_weights(
                 wrong = _misfits(found, names[0], shape, _at(path, index))
                 problems += wrong
                 if not wrong:
-                    parts.append(found[0][2].transpose(_axes(found[0][0], len(shape))))
+                    parts.append(_to_ours(found[0][0], found[0][2]))
             if len({part.dtype for part in parts}) > 1:
                 problems.append(f"of several types: {groups[path][0].name} is {' and '.join(sorted({str(part.dtype) for part in parts}))}")
             elif not problems:
@@ -138,13 +141,21 @@ def export_weights(variables: Variables, weights: Sequence[Weight]) -> dict[str,
     unnamed = [f"{path}, shape {leaf.shape}" for path, leaf in leaves.items() if path not in groups]
     if unnamed:
         raise ValueError("export_weights: weights has no name for:\n  " + "\n  ".join(unnamed))
-    tensors = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    number = {}
     for path, group in groups.items():
         array = np.asarray(leaves[path])
         for index, names, shape in _places(group, array.shape):
             weight, name = names[0]
-            tensors[name] = array[index].transpose(np.argsort(_axes(weight, len(shape))))
-    return tensors
+            parts.setdefault(name, {})[weight.part[0]] = array[index].transpose(np.argsort(_axes(weight, len(shape))))
+            number[name] = weight.part[1], -1 if weight.layout == "same" else 0
+    incomplete = [f"{name}: {sorted(found)} of {number[name][0]}" for name, found in parts.items() if len(found) != number[name][0]]
+    if incomplete:
+        raise ValueError("export_weights: weights names not all parts of:\n  " + "\n  ".join(incomplete))
+    return {
+        name: found[0] if len(found) == 1 else np.concatenate([found[place] for place in range(len(found))], number[name][1])
+        for name, found in parts.items()
+    }
 
 
 def _by_path(weights: Sequence[Weight], leaves: Mapping[str, Any]) -> dict[str, list[Weight]]:
@@ -179,7 +190,7 @@ def _misfits(found: Sequence[tuple[Weight, str, np.ndarray]], first: tuple[Weigh
     ]
     if wrong:
         return wrong
-    ours = [array.transpose(_axes(weight, len(shape))).tobytes() for weight, _, array in found] if len(found) > 1 else []
+    ours = [_to_ours(weight, array).tobytes() for weight, _, array in found] if len(found) > 1 else []
     return [
         f"untied: {found[0][1]} and {name} differ, and both are {where}"
         for (_, name, _), numbers in zip(found[1:], ours[1:], strict=True)
@@ -197,7 +208,15 @@ def _axes(weight: Weight, rank: int) -> tuple[int, ...]:
     return (*range(2, rank), 1, 0)
 
 
+def _to_ours(weight: Weight, array: np.ndarray) -> np.ndarray:
+    array = array.transpose(_axes(weight, array.ndim))
+    place, num_parts = weight.part
+    return array if num_parts == 1 else np.split(array, num_parts, -1)[place]
+
+
 def _file_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if weight.part[1] > 1:
+        shape = (*shape[:-1], shape[-1] * weight.part[1])
     return tuple(shape[axis] for axis in np.argsort(_axes(weight, len(shape))))
 
 

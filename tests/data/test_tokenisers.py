@@ -135,6 +135,7 @@ def test_8_5_texts_are_padded_cut_and_framed():
         np.testing.assert_array_equal(cut[:-1], encoded.tokens[0, : length - 1])
         assert cut[-1] == special["[SEP]"]
     pair = tokeniser.encode(["the the the the the"], ["the the"], length=8, truncate=True)
+    assert pair.words[0].tolist() == [-1, 0, 1, 2, -1, 3, 4, -1]
     assert pair.types[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]  # the longer text is cut
     assert tokeniser.encode(["the [MASK]"], parse_special=True).tokens[0, 2] == special["[MASK]"]
     assert special["[MASK]"] not in tokeniser.encode(["the [MASK]"]).tokens

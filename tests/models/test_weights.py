@@ -15,12 +15,15 @@ WEIGHTS = [
     Weight("net.layer.{}.expert.{}.bias", "blocks/expert/bias"),
     Weight("net.conv.weight", "conv/kernel", "convolution"),
     Weight("net.bn.running_mean", "batch_stats/bn/mean"),
+    *(Weight("net.layer.{}.attention.weight", f"blocks/{name}/kernel", "transposed", (part, 3)) for part, name in enumerate("qkv")),
+    *(Weight("net.layer.{}.attention.bias", f"blocks/{name}/bias", part=(part, 3)) for part, name in enumerate("qkv")),
     Weight("net.layer.{}.mask", ""),
 ]
 LIKE = {
     "params": {
         "embed": {"embedding": jnp.zeros((5, 3))},
-        "blocks": {"fc": {"kernel": jnp.zeros((2, 3, 4))}, "expert": {"bias": jnp.zeros((2, 2, 4))}},
+        "blocks": {"fc": {"kernel": jnp.zeros((2, 3, 4))}, "expert": {"bias": jnp.zeros((2, 2, 4))}}
+        | {name: {"kernel": jnp.zeros((2, 3, 4)), "bias": jnp.zeros((2, 4))} for name in "qkv"},
         "conv": {"kernel": jnp.zeros((3, 5, 2, 6))},
     },
     "batch_stats": {"bn": {"mean": jnp.zeros(6)}},
@@ -32,6 +35,8 @@ def tensors(dtype=np.float32):
     shapes = {
         "net.embed.weight": (5, 3), **{f"net.layer.{layer}.fc.weight": (4, 3) for layer in range(2)},
         **{f"net.layer.{layer}.expert.{expert}.bias": (4,) for layer in range(2) for expert in range(2)},
+        **{f"net.layer.{layer}.attention.weight": (12, 3) for layer in range(2)},
+        **{f"net.layer.{layer}.attention.bias": (12,) for layer in range(2)},
         "net.conv.weight": (6, 2, 3, 5), "net.bn.running_mean": (6,),
     }  # fmt: skip
     return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
@@ -54,6 +59,8 @@ def test_each_tensor_stands_where_the_list_says():
     params = import_weights(given, WEIGHTS, jax.eval_shape(lambda: LIKE))["params"]
     np.testing.assert_array_equal(params["blocks"]["fc"]["kernel"][1], given["net.layer.1.fc.weight"].T)
     np.testing.assert_array_equal(params["blocks"]["expert"]["bias"][1, 0], given["net.layer.1.expert.0.bias"])
+    np.testing.assert_array_equal(params["blocks"]["k"]["kernel"][1], given["net.layer.1.attention.weight"][4:8].T)
+    np.testing.assert_array_equal(params["blocks"]["v"]["bias"][0], given["net.layer.0.attention.bias"][8:])
     np.testing.assert_array_equal(params["conv"]["kernel"][2, 4, 1, 5], given["net.conv.weight"][5, 1, 2, 4])
 
 
@@ -131,6 +138,9 @@ def test_a_list_of_names_that_does_not_fit_the_model_is_refused():
         import_weights({}, [Weight("x", "embed/embedding", "sideways")], LIKE)
     with pytest.raises(ValueError, match="of rank 1 cannot be 'transposed'"):
         import_weights({}, [Weight("x", "batch_stats/bn/mean", "transposed")], LIKE)
+    two = {"params": {"blocks": {name: {"kernel": jnp.zeros((1, 3, 4))} for name in "qv"}}}
+    with pytest.raises(ValueError, match=r"weights names not all parts of:\n  net.layer.0.attention.weight: \[0, 2\] of 3"):
+        export_weights(two, [weight for weight in WEIGHTS if weight.path in ("blocks/q/kernel", "blocks/v/kernel")])
 
 
 def test_doubles_need_64_bits_or_another_type():

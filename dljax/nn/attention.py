@@ -14,15 +14,23 @@ from dljax.nn.product import row_product, traced_for_cpu
 
 
 def attention_weights(
-    query: Float[Array, "*B T H D"], key: Float[Array, "*B S H D"], mask: Bool[Array, "..."] | None = None
+    query: Float[Array, "*B T H D"],
+    key: Float[Array, "*B S G D"],
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "*B H T S"]:
     """How much each position t reads from each position s.
 
-      a_ts = softmax_s(q_t · k_s / √D)
+      a_ts = softmax_s(scale · q_t · k_s + b_ts)
 
     Args:
-      query, key: D numbers for each of H heads at T reading and S read positions.
+      query, key: D numbers for each of H heads at T reading, and of G heads at S read positions. G divides H: each head of the keys serves H/G heads
+        of the queries in turn (grouped queries; Ainslie et al., 2023).
       mask: True where t may read s; it broadcasts to [*B, H, T, S]. A position that may read nothing reads everything alike.
+      bias: added to the scores; it broadcasts to [*B, H, T, S].
+      scale: of the scores; None for 1/√D.
     Returns:
       Weights >= 0 that sum to 1 over s, in the inputs' dtype; the softmax is computed in float32 at least.
     Raises:
@@ -32,60 +40,119 @@ def attention_weights(
     >>> attention_weights(q, q, causal_mask(3))[0, :2].tolist()
     [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
     """
-    if query.shape[-2:] != key.shape[-2:] or query.shape[:-3] != key.shape[:-3]:
-        raise ValueError(f"attention: query and key must have the same batch, heads and size, got {query.shape} and {key.shape}")
-    scores = jnp.einsum("...thd,...shd->...hts", query, key) / jnp.sqrt(query.shape[-1]).astype(query.dtype)
+    return masked_softmax(attention_scores(query, key, scale=scale), mask, bias).astype(query.dtype)
+
+
+def attention_scores(query: Float[Array, "..."], key: Float[Array, "..."], *, scale: float | None = None) -> Float[Array, "*B H T S"]:
+    """How well each query meets each key, scale · q_t · k_s; arguments and errors as for `attention_weights`.
+
+    >>> attention_scores(jnp.ones((1, 2, 4)), jnp.ones((3, 1, 4))).tolist()
+    [[[2.0, 2.0, 2.0]], [[2.0, 2.0, 2.0]]]
+    """
+    *batch, _, heads, size = query.shape
+    *key_batch, _, groups, key_size = key.shape
+    if size != key_size or batch != key_batch or groups == 0 or heads % groups:
+        raise ValueError(
+            f"attention: query and key must have the same batch and size, and the key's heads must divide the query's, "
+            f"got {query.shape} and {key.shape}"
+        )
+    if heads == groups:
+        scores = jnp.einsum("...thd,...shd->...hts", query, key)
+    else:
+        scores = jnp.einsum("...tgrd,...sgd->...grts", query.reshape(*query.shape[:-2], groups, -1, size), key)
+        scores = scores.reshape(*batch, heads, *scores.shape[-2:])
+    return scores / jnp.sqrt(size).astype(query.dtype) if scale is None else scores * scale
+
+
+def masked_softmax(
+    scores: Float[Array, "*B H T S"], mask: Bool[Array, "..."] | None = None, bias: Float[Array, "..."] | None = None
+) -> Float[Array, "*B H T S"]:
+    """The softmax of scores, in float32 at least, with `mask` and `bias` as for `attention_weights`.
+
+    >>> masked_softmax(jnp.zeros((1, 1, 2)), jnp.array([True, False])).tolist()
+    [[[1.0, 0.0]]]
+    """
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if bias is not None:
+        scores = scores + jnp.expand_dims(bias, range(scores.ndim - bias.ndim))
     if mask is not None:
         scores = jnp.where(jnp.expand_dims(mask, range(scores.ndim - mask.ndim)), scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores).astype(query.dtype)
+    return jax.nn.softmax(scores)
+
+
+def attention_reading(weights: Float[Array, "*B H T S"], value: Float[Array, "*B S G F"]) -> Float[Array, "*B T H F"]:
+    """The mean of the values under the weights, y_t = Σ_s a_ts v_s; the values' G heads serve the H heads of the weights as the keys do.
+
+    >>> attention_reading(jnp.full((1, 1, 2), 0.5), jnp.array([[[2.0]], [[4.0]]])).tolist()
+    [[[3.0]]]
+    """
+    *batch, heads, length, read = weights.shape
+    groups, size = value.shape[-2:]
+    if heads == groups:
+        return jnp.einsum("...hts,...shf->...thf", weights, value)
+    y = jnp.einsum("...grts,...sgf->...tgrf", weights.reshape(*batch, groups, -1, length, read), value)
+    return y.reshape(*batch, length, heads, size)
 
 
 def attention(
     query: Float[Array, "*B T H D"],
-    key: Float[Array, "*B S H D"],
-    value: Float[Array, "*B S H F"],
+    key: Float[Array, "*B S G D"],
+    value: Float[Array, "*B S G F"],
     mask: Bool[Array, "..."] | None = None,
     *,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
     is_causal: bool = False,
+    window: int | None = None,
 ) -> Float[Array, "*B T H F"]:
     """Scaled dot-product attention: the mean of the values under the weights.
 
       y_t = Σ_s a_ts v_s
 
-    On an Nvidia GPU (Ampere or later), in half precision, without a mask, with F = D <= 128 a multiple of 8, it is cuDNN's flash attention, whose
-    memory grows with T and not with T·S; that one has no forward-mode and no second derivatives. Anywhere else it is written as two plain products:
-    on the CPU their gradient is as fast as any of the fused forms.
+    On an Nvidia GPU (Ampere or later), in half precision, without a mask or bias, with F = D <= 128 a multiple of 8, it is cuDNN's flash attention,
+    whose memory grows with T and not with T·S; that one has no forward-mode and no second derivatives. Anywhere else it is written as two plain
+    products: on the CPU their gradient is as fast as any of the fused forms.
 
     Args:
-      query, key, mask: as for `attention_weights`.
-      value: what is read, F numbers for each head.
+      query, key, mask, bias, scale: as for `attention_weights`.
+      value: what is read, F numbers for each head of the keys.
       is_causal: whether t reads only s <= t, on top of the mask.
+      window: with `is_causal`, how many positions t reads, itself the last: s > t - window (Beltagy et al., 2020); None for all. >= 1.
     Raises:
-      ValueError: heads or sizes differ.
+      ValueError: heads or sizes differ; a window < 1 or without causality.
     Source: Vaswani et al. (2017), Attention is all you need, eq. 1; Dao et al. (2022), FlashAttention.
 
     >>> x = jnp.arange(6.0).reshape(3, 1, 2)
     >>> attention(jnp.zeros_like(x), x, x).tolist()  # all alike: the mean of the values
     [[[2.0, 3.0]], [[2.0, 3.0]], [[2.0, 3.0]]]
     """
+    if window is not None and not is_causal:
+        raise ValueError("attention: window needs is_causal=True: it says how many positions back one reads")
     is_half = all(x.dtype in (jnp.bfloat16, jnp.float16) and x.dtype == query.dtype for x in (query, key, value))
-    is_fitting = query.shape[-2:] == key.shape[-2:] and key.shape == value.shape and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0
-    if mask is None and is_half and is_fitting and query.shape[:-3] == key.shape[:-3] and _has_flash_attention():
+    is_fitting = query.shape[-1] == key.shape[-1] and key.shape == value.shape and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0
+    is_plain = mask is None and bias is None and query.shape[:-3] == key.shape[:-3] and query.shape[-2] % key.shape[-2] == 0
+    if is_half and is_fitting and is_plain and _has_flash_attention():
         one_batch = [x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
-        return jax.nn.dot_product_attention(*one_batch, is_causal=is_causal, implementation="cudnn").reshape(query.shape)
+        local = None if window is None else (window - 1, 0)
+        y = jax.nn.dot_product_attention(*one_batch, scale=scale, is_causal=is_causal, local_window_size=local, implementation="cudnn")
+        return y.reshape(query.shape)
     if is_causal:
-        mask = _causal(mask, query.shape[-3], key.shape[-3])
-    return _read(attention_weights(query, key, mask), value)
+        mask = _and(mask, causal_mask(query.shape[-3], key.shape[-3], window=window))
+    return attention_reading(attention_weights(query, key, mask, bias=bias, scale=scale), value)
 
 
-def causal_mask(length: int) -> Bool[Array, "T T"]:
-    """True where position t may read position s: s <= t.
+def causal_mask(length: int, read: int | None = None, *, window: int | None = None) -> Bool[Array, "T S"]:
+    """True where position t may read position s: t - window < s <= t.
 
-    >>> causal_mask(3).astype(int).tolist()
-    [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    Args:
+      length, read: T and S; S = T where it is None.
+      window: how many positions are read at most, >= 1; None for all.
+
+    >>> causal_mask(3).astype(int).tolist(), causal_mask(3, window=2).astype(int).tolist()
+    ([[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
     """
-    return jnp.tril(jnp.ones((length, length), bool))
+    mask = jnp.tril(jnp.ones((length, length if read is None else read), bool))
+    return mask if window is None else mask & ~jnp.tril(mask, -check_int("causal_mask", "window", window, minimum=1))
 
 
 class FusedSelfAttention(linen.Module):
@@ -130,9 +197,9 @@ class FusedSelfAttention(linen.Module):
         qkv = Dense(3 * width, kernel_init=self.kernel_init, name="qkv")(x)
         query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
         if self.is_mutable_collection("intermediates") or (train and self.dropout_rate > 0):
-            weights = attention_weights(query, key, _causal(mask, length, length) if self.is_causal else mask)
+            weights = attention_weights(query, key, _and(mask, causal_mask(length)) if self.is_causal else mask)
             self.sow("intermediates", "attention", weights)
-            y = _read(linen.Dropout(self.dropout_rate, deterministic=not train)(weights), value)
+            y = attention_reading(linen.Dropout(self.dropout_rate, deterministic=not train)(weights), value)
         else:
             y = attention(query, key, value, mask, is_causal=self.is_causal)
         return Dense(width, kernel_init=self.out_init, name="out")(y.reshape(x.shape))
@@ -169,9 +236,8 @@ class SelfAttention(MultiHeadDotProductAttention):
         return super().__call__(inputs_q, mask=mask, deterministic=deterministic, dropout_rng=dropout_rng, sow_weights=sow_weights)
 
 
-def _causal(mask: Bool[Array, "..."] | None, length: int, read: int) -> Bool[Array, "..."]:
-    causal = jnp.tril(jnp.ones((length, read), bool))
-    return causal if mask is None else jnp.logical_and(*jnp.broadcast_arrays(mask, causal))
+def _and(mask: Bool[Array, "..."] | None, other: Bool[Array, "T S"]) -> Bool[Array, "..."]:
+    return other if mask is None else jnp.logical_and(*jnp.broadcast_arrays(mask, other))
 
 
 def _has_flash_attention() -> bool:
@@ -180,7 +246,3 @@ def _has_flash_attention() -> bool:
         return False
     major = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")[0]
     return major.isdecimal() and int(major) >= 8
-
-
-def _read(weights: Float[Array, "*B H T S"], value: Float[Array, "*B S H F"]) -> Float[Array, "*B T H F"]:
-    return jnp.einsum("...hts,...shf->...thf", weights, value)

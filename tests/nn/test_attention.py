@@ -220,7 +220,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_queries_and_keys_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="same batch, heads and size"):
+    with pytest.raises(ValueError, match="same batch and size, and the key.s heads must divide"):
         inspect.unwrap(attention_weights)(jnp.ones((5, 2, 4)), jnp.ones((5, 2, 3)))  # without the suite's checks of shapes, as users call it
 
 

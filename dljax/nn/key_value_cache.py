@@ -1,0 +1,98 @@
+"""The keys and values of what a causal Transformer has read, kept so that each further token costs the work of one position."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from dljax.core.checks import check_int
+from dljax.nn.attention import causal_mask
+
+
+class KeyValueCache(NamedTuple):
+    """Room for C positions of B sequences in each of L layers; all sequences end at the same place, and begin where their padding on the left ends.
+
+    Attributes:
+      key, value: [L, B, C, G, F].
+      length: how many places are filled, padding included.
+      start: [B], how many of them are padding: place s of sequence b is its position s - start_b.
+      memory: the keys and values of the memory in each layer, two arrays [L, B, S, G, F], or None.
+      memory_mask: [B, S], True where the memory is no padding, or None.
+
+    >>> cache = KeyValueCache.empty(num_layers=2, batch=1, size=4, num_groups=1, head_size=3)
+    >>> cache.key.shape, cache.positions(2).tolist()
+    ((2, 1, 4, 1, 3), [[0, 1]])
+    """
+
+    key: Float[Array, "L B C G F"]
+    value: Float[Array, "L B C G F"]
+    length: Int[Array, ""]
+    start: Int[Array, "B"]
+    memory: Any = None
+    memory_mask: Any = None
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        num_layers: int,
+        batch: int,
+        size: int,
+        num_groups: int,
+        head_size: int,
+        start: Int[Array, "B"] | None = None,
+        dtype: Any = jnp.float32,
+    ) -> "KeyValueCache":
+        """A cache that has read nothing.
+
+        Args:
+          num_layers, batch, size, num_groups, head_size: L, B, C, G, F, each >= 1.
+          start: of each sequence, how many of its first places will be padding; None for none.
+        Raises:
+          ValueError: a size < 1.
+        """
+        sizes = {"num_layers": num_layers, "batch": batch, "size": size, "num_groups": num_groups, "head_size": head_size}
+        shape = tuple(check_int("KeyValueCache", name, value, minimum=1) for name, value in sizes.items())
+        start = jnp.zeros((batch,), jnp.int32) if start is None else start.astype(jnp.int32)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0), start)
+
+    @property
+    def size(self) -> int:
+        """C."""
+        return self.key.shape[2]
+
+    @property
+    def batch_axis(self) -> "KeyValueCache":
+        """Where the sequences are in each array: what the functions of `dljax.models.decoding` take under this name."""
+        memory = None if self.memory is None else (1, 1)
+        return KeyValueCache(1, 1, None, 0, memory, None if self.memory_mask is None else 0)  # type: ignore[arg-type]
+
+    def positions(self, num: int) -> Int[Array, "B T"]:
+        """The positions of the next `num` tokens of each sequence; padding has position 0."""
+        return jnp.maximum(self.length + jnp.arange(num)[None] - self.start[:, None], 0)
+
+    def all_positions(self, num: int) -> Int[Array, "B S"]:
+        """The positions of all places, S = C + num: those of the cache and then those of the next `num` tokens."""
+        return jnp.concatenate([jnp.arange(self.size)[None] - self.start[:, None], self.positions(num)], -1)
+
+    def mask(self, num: int, *, window: int | None = None) -> Bool[Array, "B 1 T S"]:
+        """True where one of the next `num` tokens may read a place, S = C + num: filled, no padding, not behind the token, within the window."""
+        places = self.length + jnp.arange(num)
+        read = jnp.concatenate([jnp.arange(self.size), places])
+        is_filled = jnp.concatenate([jnp.arange(self.size) < self.length, jnp.ones((num,), bool)])
+        is_real = is_filled[None] & (read[None] >= self.start[:, None])
+        before = jnp.concatenate([jnp.ones((num, self.size), bool), causal_mask(num)], -1)
+        if window is not None:
+            before &= read[None] > places[:, None] - window
+        return is_real[:, None, None] & before[None, None]
+
+    def extended(
+        self, key: Float[Array, "L B T G F"], value: Float[Array, "L B T G F"], *, memory: Any = None, memory_mask: Bool[Array, "B S"] | None = None
+    ) -> "KeyValueCache":
+        """The cache with the keys and values of the next T tokens. What does not fit overwrites the last places."""
+
+        def written(old: Array, new: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.length, 2)
+
+        return KeyValueCache(written(self.key, key), written(self.value, value), self.length + key.shape[2], self.start, memory, memory_mask)

@@ -56,7 +56,7 @@ class BERT(linen.Module):
     Source: Devlin et al. (2019), BERT; Liu et al. (2019), RoBERTa; Lan et al. (2020), ALBERT.
 
     >>> bert = BERT(vocab_size=10, width=8, num_layers=2, num_heads=2, context=6)
-    >>> output, variables = jax.jit(bert.init_with_output)(jax.random.key(0), jnp.ones((3, 5), jnp.int32))
+    >>> output, variables = jax.eval_shape(bert.init_with_output, jax.random.key(0), jnp.ones((3, 5), jnp.int32))
     >>> output.hidden.shape, output.pooled.shape
     ((3, 5, 8), (3, 8))
     """
@@ -169,8 +169,7 @@ class MaskedLanguageModel(linen.Module):
     Source: Devlin et al. (2019), section 3.1.
 
     >>> model = MaskedLanguageModel(BERT(vocab_size=10, width=8, num_layers=1, num_heads=2, context=6, has_pooler=False))
-    >>> logits, _ = jax.jit(model.init_with_output)(jax.random.key(0), jnp.ones((3, 5), jnp.int32), places=jnp.zeros((3, 2), jnp.int32))
-    >>> logits.shape
+    >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.ones((3, 5), jnp.int32), places=jnp.zeros((3, 2), jnp.int32))[0].shape
     (3, 2, 10)
     """
 
@@ -209,7 +208,7 @@ class TextClassifier(linen.Module):
       dropout_rate: before the last layer; None for the encoder's.
 
     >>> model = TextClassifier(BERT(vocab_size=10, width=8, num_layers=1, num_heads=2, context=6), num_classes=3)
-    >>> jax.jit(model.init_with_output)(jax.random.key(0), jnp.ones((4, 5), jnp.int32))[0].shape
+    >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.ones((4, 5), jnp.int32))[0].shape
     (4, 3)
     """
 
@@ -240,7 +239,7 @@ class TokenClassifier(linen.Module):
       dropout_rate: before the last layer; None for the encoder's.
 
     >>> model = TokenClassifier(BERT(vocab_size=10, width=8, num_layers=1, num_heads=2, context=6, has_pooler=False), num_classes=3)
-    >>> jax.jit(model.init_with_output)(jax.random.key(0), jnp.ones((4, 5), jnp.int32))[0].shape
+    >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.ones((4, 5), jnp.int32))[0].shape
     (4, 5, 3)
     """
 

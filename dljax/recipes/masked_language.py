@@ -10,8 +10,8 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     target=AtLeast(
         "gain",
         0.02,
-        source="two points of accuracy above counts of the tokens on both sides, which the recipe measures on the same hidden tokens: a model that is "
-        "no better reads nothing but its neighbours",
+        source="two points of accuracy above counts of the tokens on both sides, which the recipe measures on the same hidden tokens: a model that "
+        "is no better reads nothing but its neighbours",
     ),
     minutes=25,
     data="bible-kjv",

@@ -1,5 +1,6 @@
-"""Values of PyTorch that the tests of separable convolution and adaptive pooling compare with: run `python tests/golden/make_convolutional.py`."""
+"""Values of PyTorch that the tests of separable convolution, adaptive pooling and residual networks compare with: run this script where torch is."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,14 @@ def main() -> None:
             values[f"separable/{rank}/{key}"] = np.moveaxis(tensor.detach().numpy(), (1, 0), (-2, -1))  # [O, I, *window] to [*window, I, O]
         values |= {f"separable/{rank}/{key}": last(v) for key, v in (("x", x), ("y", y), ("cotangent", cotangent), ("dx", gradients[0]))}
         values |= {f"separable/{rank}/bias": bias.detach().numpy(), f"separable/{rank}/dbias": gradients[3].numpy()}
+    sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+    from test_resnet import GOLDEN_OPTIONS, torchvisions
+    from torch_copy import roughened
+
+    module = roughened(torchvisions(**GOLDEN_OPTIONS))
+    x = torch.tensor(rng.normal(size=(3, 3, 13, 12)), dtype=torch.float32)
+    values |= {f"resnet/tensors/{name}": tensor.numpy().copy() for name, tensor in module.state_dict().items() if tensor.ndim}
+    values |= {"resnet/x": last(x), "resnet/evaluated": module.eval()(x).detach().numpy(), "resnet/trained": module.train()(x).detach().numpy()}
     np.savez_compressed(Path(__file__).with_name("convolutional.npz"), **values)
 
 

@@ -1,5 +1,7 @@
 """Residual networks: the papers' sizes, and torchvision's, timm's and Hugging Face's arithmetic with copied weights."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,9 @@ from torch_copy import assert_equal_to_torch, exported, imported, roughened
 from dljax.core.tree import named_leaves, num_params
 from dljax.models import RESNETS, ResNet, resnet_weights
 from dljax.models.resnet import SqueezeExcitation
+
+# The network whose tensors and outputs tests/golden/make_convolutional.py keeps.
+GOLDEN_OPTIONS = {"blocks": (1, 1), "width": 2, "is_bottleneck": True, "groups": 2, "widening": 2}
 
 # Of torchvision, of timm (seresnet50), of the tables of the papers.
 COUNTS = {
@@ -106,6 +111,16 @@ def torchvisions(blocks, width=64, is_bottleneck=False, groups=1, widening=1, sq
 def test_5_2_residual_networks_equal_their_torch_modules_with_copied_weights(options):
     model = ResNet(10, **options)
     assert_equal_to_torch(model, torchvisions(**options), pictures(size=24), resnet_weights(model))
+
+
+def test_5_2_a_residual_network_has_the_outputs_that_torch_gave():
+    golden = np.load(Path(__file__).parents[1] / "golden" / "convolutional.npz")
+    model, x = ResNet(10, **GOLDEN_OPTIONS), jnp.asarray(golden["resnet/x"])
+    tensors = {name.removeprefix("resnet/tensors/"): golden[name] for name in golden if name.startswith("resnet/tensors/")}
+    variables = imported(tensors, resnet_weights(model), jax.eval_shape(model.init, jax.random.key(0), x))
+    outputs = jax.jit(lambda: (model.apply(variables, x), model.apply(variables, x, train=True, mutable=["batch_stats"])[0]))()
+    for ours, name in zip(outputs, ("evaluated", "trained"), strict=True):
+        np.testing.assert_allclose(ours, golden[f"resnet/{name}"], rtol=1e-3, atol=1e-4)
 
 
 def test_5_2_resnet_18_equals_the_torch_module_with_copied_weights():

@@ -139,18 +139,18 @@ def fashion_mnist_cnn(
     data="fashion-mnist",
 )
 def fashion_mnist_resnet(
-    blocks: tuple[int, ...] = (1, 1, 1),
-    width: int = 32,
+    blocks: tuple[int, ...] = (1, 1, 1, 1),
+    width: int = 16,
     flip: float = 0.5,
     shift: int = 1,
     learning_rate: float = 0.2,
     weight_decay: float = 5e-4,
     batch_size: int = 128,
-    steps: int = 5600,
+    steps: int = 6500,
 ) -> Experiment:
-    """Three residual blocks on 60,000 pictures of clothes, mirrored and shifted at random, scored on the 10,000 of the test set.
+    """Four residual blocks on 60,000 pictures of clothes, mirrored and shifted at random, scored on the 10,000 of the test set.
 
-    The number of steps is 12 epochs of the default batch size; nothing is chosen by the test set while training.
+    The number of steps is 14 epochs of the default batch size; nothing is chosen by the test set while training.
     """
     from dljax.models.resnet import ResNet
 
@@ -166,28 +166,30 @@ def fashion_mnist_resnet(
         "accuracy",
         0.93,
         source="the table of submitted results in the data set's README: 0.954 by a DenseNet-BC of 0.8 million parameters with standard "
-        "preprocessing and augmentation; this one has 0.16 million",
+        "preprocessing and augmentation; this one has 0.3 million",
     ),
     minutes=20,
     data="fashion-mnist",
 )
 def fashion_mnist_densenet(
-    blocks: tuple[int, ...] = (3, 6, 8),
-    growth: int = 12,
+    blocks: tuple[int, ...] = (2, 4, 8),
+    growth: int = 16,
+    is_bottleneck: bool = False,
     flip: float = 0.5,
     shift: int = 1,
     learning_rate: float = 0.2,
     weight_decay: float = 5e-4,
     batch_size: int = 128,
-    steps: int = 5600,
+    steps: int = 4200,
 ) -> Experiment:
     """Three dense blocks on 60,000 pictures of clothes, mirrored and shifted at random, scored on the 10,000 of the test set.
 
-    The number of steps is 12 epochs of the default batch size; nothing is chosen by the test set while training.
+    The number of steps is 9 epochs of the default batch size; nothing is chosen by the test set while training. With so few channels a layer's 1×1
+    bottleneck would cost more than the 3×3 convolution behind it.
     """
     from dljax.models.densenet import DenseNet
 
-    model = DenseNet(10, blocks, growth, 2 * growth, is_small=True)
+    model = DenseNet(10, blocks, growth, 16, is_bottleneck, is_small=True)
     return _of_clothes("fashion-mnist/densenet", model, flip, shift, learning_rate, weight_decay, batch_size, steps)
 
 

@@ -14,7 +14,7 @@ from dljax.models.convnext import ConvNeXtBlock
 COUNTS = {"convnext_tiny": 28_589_128, "convnext_small": 50_223_688, "convnext_base": 88_591_464}
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", ["convnext_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_small", "convnext_base"))])
 def test_5_2_convnext_has_the_papers_number_of_parameters(name):
     variables = jax.eval_shape(ConvNeXt(**CONVNEXTS[name]).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert num_params(variables) == COUNTS[name]

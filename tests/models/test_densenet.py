@@ -18,7 +18,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "num_classes"), COUNTS)
+@pytest.mark.parametrize(("name", "num_classes"), [pytest.param(*key, marks=[pytest.mark.slow] if "161" in key[0] else []) for key in COUNTS])
 def test_5_2_densenet_has_the_papers_number_of_parameters(name, num_classes):
     variables = jax.eval_shape(DenseNet(num_classes, **DENSENETS[name]).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert num_params(variables["params"]) == COUNTS[name, num_classes]

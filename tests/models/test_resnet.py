@@ -18,15 +18,17 @@ GOLDEN_OPTIONS = {"blocks": (1, 1), "width": 2, "is_bottleneck": True, "groups":
 # Of torchvision, of timm (seresnet50), of the tables of the papers.
 COUNTS = {
     ("resnet18", 1000): 11_689_512,
-    ("resnet34", 1000): 21_797_672,
     ("resnet50", 1000): 25_557_032,
-    ("resnet101", 1000): 44_549_160,
     ("resnext50_32x4d", 1000): 25_028_904,
-    ("wide_resnet50_2", 1000): 68_883_240,
     ("seresnet50", 1000): 28_088_024,
     ("wrn_28_10", 10): 36_479_194,  # 36.5M in table 4 of Zagoruyko and Komodakis
-    ("preact_resnet164", 10): 1_703_258,  # 1.7M in He et al., Identity mappings
     ("resnet20", 10): 272_474,  # 0.27M in He et al., Deep residual learning, table 6
+}
+DEEP_COUNTS = {
+    ("resnet34", 1000): 21_797_672,
+    ("resnet101", 1000): 44_549_160,
+    ("wide_resnet50_2", 1000): 68_883_240,
+    ("preact_resnet164", 10): 1_703_258,  # 1.7M in He et al., Identity mappings
 }
 
 
@@ -34,10 +36,10 @@ def pictures(num=3, size=32, channels=3):
     return np.random.default_rng(0).normal(size=(num, size, size, channels))
 
 
-@pytest.mark.parametrize(("name", "num_classes"), COUNTS)
+@pytest.mark.parametrize(("name", "num_classes"), [*COUNTS, *(pytest.param(*key, marks=pytest.mark.slow) for key in DEEP_COUNTS)])
 def test_5_2_residual_networks_have_the_papers_numbers_of_parameters(name, num_classes):
     variables = jax.eval_shape(ResNet(num_classes, **RESNETS[name]).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    assert num_params(variables["params"]) == COUNTS[name, num_classes]
+    assert num_params(variables["params"]) == (COUNTS | DEEP_COUNTS)[name, num_classes]
 
 
 def torchvisions(blocks, width=64, is_bottleneck=False, groups=1, widening=1, squeeze=0, num_classes=10, is_small=False):

@@ -50,9 +50,9 @@ class Inception(linen.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W O"]:
         ones, reduce_3, threes, reduce_5, fives, pooled = self.widths
         many = max_pool(x, (3, 3), (1, 1), "SAME")
-        views = {"one": (x, (ones, 1)), "three": (x, (reduce_3, 1), (threes, 3)), "five": (x, (reduce_5, 1), (fives, self.large_window))}
+        views = (("one", x, [(ones, 1)]), ("three", x, [(reduce_3, 1), (threes, 3)]), ("five", x, [(reduce_5, 1), (fives, self.large_window)]))
         outputs = []
-        for name, (y, *layers) in (views | {"pool": (many, (pooled, 1))}).items():
+        for name, y, layers in (*views, ("pool", many, [(pooled, 1)])):
             for i, (features, window) in enumerate(layers):
                 y = conv_relu(y, features, window, is_normalised=self.is_normalised, train=train, name=f"{name}_{i}")
             outputs.append(y)

@@ -58,20 +58,23 @@ from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_g
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
 from dljax.nn.model import Model, as_model
 from dljax.nn.normalisation import BatchNorm
-from dljax.nn.pooling import avg_pool, max_pool
+from dljax.nn.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, global_avg_pool, global_max_pool, max_pool
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
+from dljax.nn.separable import DepthwiseConv, SeparableConv
+from dljax.nn.toeplitz import toeplitz
 
 __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
-    "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model",
-    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SparseRows", "additive_noise",
-    "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
-    "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
-    "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout",
-    "mish", "multiplicative_noise", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink",
-    "unit_pixels", "variational_dropout",
+    "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention",
+    "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention",
+    "SeparableConv", "SparseRows", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "as_model", "attention", "attention_weights",
+    "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "drop_connect",
+    "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "gru",
+    "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise",
+    "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid",
+    "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "unit_pixels",
+    "variational_dropout",
 ]  # fmt: skip
 
 

@@ -125,6 +125,116 @@ def fashion_mnist_cnn(
     )
 
 
+@recipe(
+    "fashion-mnist/resnet",
+    chapter=5,
+    rows=("5.2",),
+    target=AtLeast(
+        "accuracy",
+        0.93,
+        source="the table of submitted results in the data set's README: 0.949 by a ResNet-18 of 11 million parameters with standard preprocessing; "
+        "this one has 0.3 million",
+    ),
+    minutes=20,
+    data="fashion-mnist",
+)
+def fashion_mnist_resnet(
+    blocks: tuple[int, ...] = (1, 1, 1, 1),
+    width: int = 16,
+    flip: float = 0.5,
+    shift: int = 1,
+    learning_rate: float = 0.2,
+    weight_decay: float = 5e-4,
+    batch_size: int = 128,
+    steps: int = 6500,
+) -> Experiment:
+    """Four residual blocks on 60,000 pictures of clothes, mirrored and shifted at random, scored on the 10,000 of the test set.
+
+    The number of steps is 14 epochs of the default batch size; nothing is chosen by the test set while training.
+    """
+    from dljax.models.resnet import ResNet
+
+    model = ResNet(10, blocks, width, is_small=True)
+    return _of_clothes("fashion-mnist/resnet", model, flip, shift, learning_rate, weight_decay, batch_size, steps)
+
+
+@recipe(
+    "fashion-mnist/densenet",
+    chapter=5,
+    rows=("5.2",),
+    target=AtLeast(
+        "accuracy",
+        0.93,
+        source="the table of submitted results in the data set's README: 0.954 by a DenseNet-BC of 0.8 million parameters with standard "
+        "preprocessing and augmentation; this one has 0.16 million",
+    ),
+    minutes=20,
+    data="fashion-mnist",
+)
+def fashion_mnist_densenet(
+    blocks: tuple[int, ...] = (2, 4, 8),
+    growth: int = 16,
+    is_bottleneck: bool = False,
+    flip: float = 0.5,
+    shift: int = 1,
+    learning_rate: float = 0.2,
+    weight_decay: float = 5e-4,
+    batch_size: int = 128,
+    steps: int = 4200,
+) -> Experiment:
+    """Three dense blocks on 60,000 pictures of clothes, mirrored and shifted at random, scored on the 10,000 of the test set.
+
+    The number of steps is 9 epochs of the default batch size; nothing is chosen by the test set while training. With so few channels a layer's 1×1
+    bottleneck would cost more than the 3×3 convolution behind it.
+    """
+    from dljax.models.densenet import DenseNet
+
+    model = DenseNet(10, blocks, growth, 16, is_bottleneck, is_small=True)
+    return _of_clothes("fashion-mnist/densenet", model, flip, shift, learning_rate, weight_decay, batch_size, steps)
+
+
+def _of_clothes(name, model, flip, shift, learning_rate, weight_decay, batch_size, steps):
+    """The experiment of a network with batch norm: momentum, one cycle of the learning rate, pictures mirrored and shifted."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from dljax import data
+    from dljax.core import check_range
+    from dljax.data.augmentation import random_flip, random_shift
+    from dljax.objectives import accuracy, cross_entropy
+    from dljax.supervised import supervised
+
+    check_range(name, "learning_rate", learning_rate, 0, open_low=True, open_high=True)
+    check_range(name, "weight_decay", weight_decay, 0, open_high=True)
+    clothes = data.load("fashion-mnist")
+    shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
+
+    def augment(key, batch):
+        flip_key, shift_key = jax.random.split(key)
+        return batch | {"x": random_shift(shift_key, random_flip(flip_key, batch["x"], horizontal=flip), pixels=shift)}
+
+    sgd = optax.sgd(lambda step: learning_rate * shape(step), momentum=0.9, nesterov=True)
+    learner = supervised(
+        model,
+        cross_entropy,
+        optax.chain(optax.add_decayed_weights(weight_decay), sgd),
+        metrics={"accuracy": accuracy},
+        augment=augment,
+    )
+    return Experiment(
+        learner,
+        data.shuffled(clothes["train"], batch_size),
+        steps=steps,
+        evaluation=clothes["test"],
+        batch_size=500,
+        figures=_predictions(learner, clothes["test"], _CLOTHES),
+        per_step=batch_size,
+        unit="examples",
+        exports=lambda key: {"predict": (jnp.zeros((1, 28, 28, 1), jnp.uint8),)},
+    )
+
+
 _CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dljax.nn import avg_pool, max_pool
+from dljax.nn import adaptive_avg_pool, adaptive_max_pool, avg_pool, global_avg_pool, global_max_pool, max_pool
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vision.npz")
+ADAPTIVE = np.load(Path(__file__).parents[1] / "golden" / "convolutional.npz")
 
 
 @pytest.mark.parametrize(("name", "window", "stride"), [("halving", 2, 2), ("overlapping", 3, 2)])
@@ -85,3 +88,66 @@ def test_pooled_gradient_needs_no_windowed_scatter():
 def test_refusals(pool, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         pool(jnp.ones((2, 8, 3)), **options)
+
+
+# Global and adaptive
+
+
+def _with_gradient(function, x, cotangent=None):
+    """The value, and the gradient of Σ cos(value) where no cotangent is given."""
+    y, pull = jax.vjp(function, x)
+    return y, pull(-jnp.sin(y) if cotangent is None else cotangent)[0]
+
+
+@pytest.mark.parametrize("name", ["line", "plane", "more", "solid"])
+@pytest.mark.parametrize(("kind", "pool"), [("max", adaptive_max_pool), ("avg", adaptive_avg_pool)])
+def test_5_1_adaptive_pooling_has_torchs_values_and_gradients_with_ties(name, kind, pool):
+    with jax.enable_x64(True):
+        x, y, cotangent, dx = (ADAPTIVE[f"adaptive/{name}/{kind}/{key}"] for key in ("x", "y", "cotangent", "dx"))
+        ours, found = jax.jit(lambda x, cotangent: _with_gradient(lambda x: pool(x, y.shape[1:-1]), x, cotangent))(x, cotangent)
+        np.testing.assert_allclose(ours, y, rtol=1e-12)
+        np.testing.assert_allclose(found, dx, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=3, deadline=None)
+@given(size=st.tuples(st.integers(1, 9), st.integers(1, 9)), out=st.tuples(st.integers(1, 6), st.none() | st.integers(1, 6)), seed=st.integers(0, 9))
+def test_5_1_adaptive_pooling_of_any_size_is_torchs(size, out, seed):
+    functional = pytest.importorskip("torch").nn.functional
+    import torch
+
+    x = np.random.default_rng(seed).integers(0, 5, (2, *size, 3)).astype(float)
+    theirs = torch.tensor(x, requires_grad=True)
+    with jax.enable_x64(True):
+        for kind, pool in (("max", adaptive_max_pool), ("avg", adaptive_avg_pool)):
+            expected = getattr(functional, f"adaptive_{kind}_pool2d")(theirs.movedim(-1, 1), out).movedim(1, -1)
+            ours, found = jax.jit(lambda x, pool=pool: _with_gradient(lambda x: pool(x, out), x))(x)
+            np.testing.assert_allclose(ours, expected.detach(), rtol=1e-12)
+            (gradient,) = torch.autograd.grad(expected.cos().sum(), theirs)
+            np.testing.assert_allclose(found, gradient, rtol=1e-11, atol=1e-12)
+
+
+def test_5_1_global_pooling_is_adaptive_pooling_to_one_place_and_the_mean_and_maximum_of_numpy():
+    x = np.random.default_rng(0).integers(0, 4, (2, 5, 6, 3)).astype(np.float32)
+    for whole, adaptive, expected in ((global_max_pool, adaptive_max_pool, np.max), (global_avg_pool, adaptive_avg_pool, np.mean)):
+        y, gradient = jax.jit(lambda x, whole=whole: _with_gradient(whole, x))(x)
+        z, other_gradient = jax.jit(lambda x, adaptive=adaptive: _with_gradient(lambda x: adaptive(x, 1)[:, 0, 0], x))(x)
+        np.testing.assert_allclose(y, expected(x, (1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(z, y, rtol=1e-6)
+        np.testing.assert_allclose(gradient, other_gradient, rtol=1e-6, atol=1e-7)
+    # Of equal maxima the first gets the gradient.
+    assert jax.grad(lambda x: global_max_pool(x).sum())(jnp.ones((1, 2, 2, 1))).ravel().tolist() == [1, 0, 0, 0]
+    assert jnp.isnan(global_max_pool(jnp.array([1, jnp.nan, 2]).reshape(1, 3, 1))).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: global_avg_pool(jnp.ones((2, 3))), r"global_avg_pool: x must be \[B, \*spatial, C\] with at least one spatial axis.*got \(2, 3\)"),
+        (lambda: global_max_pool(jnp.ones((2, 0, 3))), r"global_max_pool: x must be .*no empty one, got \(2, 0, 3\)"),
+        (lambda: adaptive_max_pool(jnp.ones((2, 4, 4, 3)), 0), "adaptive_max_pool: output_size must be >= 1, got 0"),
+        (lambda: adaptive_avg_pool(jnp.ones((2, 4, 4, 3)), (2,)), r"adaptive_avg_pool: output_size must be one number or 2.*got \(2,\)"),
+    ],
+)
+def test_global_and_adaptive_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

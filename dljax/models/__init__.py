@@ -3,14 +3,17 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["CNN", "GCN", "GPT", "MLP", "attention_maps", "sampler"]
+__all__ = ["CNN", "GCN", "GPT", "MLP", "GraphAutoencoder", "attention_maps", "sampler"]
 
-_MODULES = {"CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "attention_maps": "gpt", "sampler": "gpt"}
+_MODULES = {
+    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "GraphAutoencoder": "graph_autoencoder", "attention_maps": "gpt", "sampler": "gpt",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from dljax.models.cnn import CNN
     from dljax.models.gcn import GCN
     from dljax.models.gpt import GPT, attention_maps, sampler
+    from dljax.models.graph_autoencoder import GraphAutoencoder
     from dljax.models.mlp import MLP
 
 

@@ -82,7 +82,12 @@ def test_7_1_colours_tell_apart_what_1_wl_tells_apart_and_no_more():
 def test_first_colours_and_the_number_of_rounds_are_the_users():
     ring = graph_from_networkx(networkx.cycle_graph(6))
     assert weisfeiler_lehman(ring, jnp.array([7, -1, -1, -1, -1, -1]), rounds=0).tolist() == [1, 0, 0, 0, 0, 0]
-    assert classes(weisfeiler_lehman(ring, jnp.array([7, -1, -1, -1, -1, -1]))) == {frozenset({0}), frozenset({1, 5}), frozenset({2, 4}), frozenset({3})}
+    assert classes(weisfeiler_lehman(ring, jnp.array([7, -1, -1, -1, -1, -1]))) == {
+        frozenset({0}),
+        frozenset({1, 5}),
+        frozenset({2, 4}),
+        frozenset({3}),
+    }
 
 
 def test_structure_refuses_what_is_no_graph_or_no_node():

@@ -145,8 +145,9 @@ def sample_neighbourhood(key: Key, lists: NeighbourLists, seeds: Int[Array, "B"]
     senders = jnp.where(is_edge, place[num_seeds:-1], num_nodes)
     receivers = jnp.where(is_edge, place[jnp.concatenate(parents)], num_nodes)
     node = jnp.zeros(len(real), jnp.int32).at[place].set(jnp.concatenate([*nodes, jnp.zeros(1, jnp.int32)]), unique_indices=True)
-    moved = [jnp.zeros_like(values).at[edge_place].set(values, unique_indices=True) for values in (jnp.concatenate(edges), senders, receivers)]
-    return Neighbourhood(node, *moved, num_nodes, num_edges)
+    entries = jnp.concatenate(edges), senders, receivers
+    edge, senders, receivers = (jnp.zeros_like(values).at[edge_place].set(values, unique_indices=True) for values in entries)
+    return Neighbourhood(node, edge, senders, receivers, num_nodes, num_edges)
 
 
 class NeighbourhoodCursor(NamedTuple):

@@ -32,7 +32,7 @@ def adjacency_matrix(graph: jraph.GraphsTuple) -> Float[Array, "N N"]:
     >>> adjacency_matrix(single_graph(jnp.zeros((2, 1)), [0, 0, 1], [1, 1, 1])).tolist()
     [[0.0, 2.0], [0.0, 1.0]]
     """
-    weights, num_nodes = _weights("adjacency_matrix", graph), _num_nodes("adjacency_matrix", graph)
+    weights, num_nodes = edge_weights("adjacency_matrix", graph), count_nodes("adjacency_matrix", graph)
     return jnp.zeros((num_nodes, num_nodes), weights.dtype).at[graph.senders, graph.receivers].add(weights)
 
 
@@ -53,7 +53,7 @@ def degrees(graph: jraph.GraphsTuple, *, direction: str = "out") -> Float[Array,
     """
     check_choice("degrees", "direction", direction, ("out", "in"))
     ends = graph.senders if direction == "out" else graph.receivers
-    return jraph.segment_sum(_weights("degrees", graph), ends, _num_nodes("degrees", graph))
+    return jraph.segment_sum(edge_weights("degrees", graph), ends, count_nodes("degrees", graph))
 
 
 def laplacian(graph: jraph.GraphsTuple, kind: str = "combinatorial") -> Float[Array, "N N"]:
@@ -78,7 +78,7 @@ def laplacian(graph: jraph.GraphsTuple, kind: str = "combinatorial") -> Float[Ar
     """
     check_choice("laplacian", "kind", kind, KINDS)
     if kind != "combinatorial":
-        check_range("laplacian", "weights", _weights("laplacian", graph), 0, open_high=True)
+        check_range("laplacian", "weights", edge_weights("laplacian", graph), 0, open_high=True)
     adjacency = adjacency_matrix(graph)
     degree = adjacency.sum(1)
     difference = jnp.diag(degree) - adjacency
@@ -149,7 +149,7 @@ def transition_matrix(graph: jraph.GraphsTuple) -> Float[Array, "N N"]:
     >>> transition_matrix(single_graph(jnp.zeros((3, 1)), [0, 0], [1, 2])).tolist()
     [[0.0, 0.5, 0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    check_range("transition_matrix", "weights", _weights("transition_matrix", graph), 0, open_high=True)
+    check_range("transition_matrix", "weights", edge_weights("transition_matrix", graph), 0, open_high=True)
     adjacency = adjacency_matrix(graph)
     degree = adjacency.sum(1)
     return _inverse(degree)[:, None] * adjacency + jnp.diag((degree == 0).astype(adjacency.dtype))
@@ -222,7 +222,7 @@ def pagerank(
     [0.25, 0.25, 0.5]
     """
     check_range("pagerank", "damping", damping, 0, 1, open_high=True)
-    weights, num_nodes = _weights("pagerank", graph), _num_nodes("pagerank", graph)
+    weights, num_nodes = edge_weights("pagerank", graph), count_nodes("pagerank", graph)
     check_range("pagerank", "weights", weights, 0, open_high=True)
     goal = jnp.ones(num_nodes, weights.dtype) if personalisation is None else jnp.asarray(personalisation, weights.dtype)
     if goal.shape != (num_nodes,):
@@ -249,17 +249,35 @@ def pagerank(
     return lax.while_loop(is_open, round_trip, (jnp.int32(0), goal, jnp.asarray(jnp.inf, goal.dtype)))[1]
 
 
-def _num_nodes(who: str, graph: jraph.GraphsTuple) -> int:
+def count_nodes(who: str, graph: jraph.GraphsTuple) -> int:
+    """N, from the rows of the nodes' features.
+
+    Raises:
+      ValueError: no features, or none of any node; the message begins with `who`.
+
+    >>> from dljax.nn.graph import single_graph
+    >>> count_nodes("me", single_graph(jnp.ones((3, 1)), [], []))
+    3
+    """
     leaves = jax.tree.leaves(graph.nodes)
     if not leaves or leaves[0].shape[0] == 0:
         raise ValueError(f"{who}: the graph must have at least one node, and nodes with one row each, got none")
     return leaves[0].shape[0]
 
 
-def _weights(who: str, graph: jraph.GraphsTuple) -> Float[Array, "E"]:
+def edge_weights(who: str, graph: jraph.GraphsTuple) -> Float[Array, "E"]:
+    """The edges' weights, 1 where there are none.
+
+    Raises:
+      ValueError: edges that are not one number each; the message begins with `who`.
+
+    >>> from dljax.nn.graph import single_graph
+    >>> edge_weights("me", single_graph(jnp.ones((2, 1)), [0], [1])).tolist()
+    [1.0]
+    """
     if graph.edges is None:
         return jnp.ones(graph.senders.shape, float)
-    if jax.tree.structure(graph.edges) != jax.tree.structure(0) or jnp.shape(graph.edges) != graph.senders.shape:
+    if getattr(graph.edges, "shape", None) != graph.senders.shape:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(graph.edges)]
         raise ValueError(f"{who}: edges must be None or one weight for each of the {len(graph.senders)} edges, got {shapes}")
     return jnp.asarray(graph.edges, jnp.promote_types(graph.edges.dtype, float))

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dljax.core.checks import check_int, check_range
-from dljax.nn.graph_matrices import _num_nodes, _weights
+from dljax.nn.graph_matrices import count_nodes, edge_weights
 
 
 def components(graph: jraph.GraphsTuple) -> Int[Array, "N"]:
@@ -22,7 +22,7 @@ def components(graph: jraph.GraphsTuple) -> Int[Array, "N"]:
     >>> components(single_graph(jnp.zeros((5, 1)), [4, 2], [1, 2])).tolist()
     [0, 1, 2, 3, 1]
     """
-    num_nodes = _num_nodes("components", graph)
+    num_nodes = count_nodes("components", graph)
 
     def spread(loop: tuple[Array, Array]) -> tuple[Array, Array]:
         label, _ = loop
@@ -51,7 +51,7 @@ def shortest_paths(graph: jraph.GraphsTuple, sources: Int[Any, "S"]) -> Float[Ar
     >>> shortest_paths(single_graph(jnp.zeros((4, 1)), [0, 1, 0], [1, 2, 2]), jnp.array([0])).tolist()
     [[0.0, 1.0, 1.0, inf]]
     """
-    lengths, num_nodes = _weights("shortest_paths", graph), _num_nodes("shortest_paths", graph)
+    lengths, num_nodes = edge_weights("shortest_paths", graph), count_nodes("shortest_paths", graph)
     check_range("shortest_paths", "edges", lengths, 0)
     check_range("shortest_paths", "sources", sources, 0, num_nodes - 1)
 
@@ -93,7 +93,7 @@ def weisfeiler_lehman(graph: jraph.GraphsTuple, colours: Int[Array, "N"] | None 
     >>> weisfeiler_lehman(path).tolist()
     [0, 1, 1, 0]
     """
-    num_nodes = _num_nodes("weisfeiler_lehman", graph)
+    num_nodes = count_nodes("weisfeiler_lehman", graph)
     limit = num_nodes if rounds is None else check_int("weisfeiler_lehman", "rounds", rounds)
 
     def is_open(loop: tuple[Array, Array, Array]) -> Array:

@@ -44,7 +44,7 @@ learner = node_embeddings(34, optax.adam(0.02), dimension=8, window=5, num_noise
 def train(key):
     run_key, state, cursor = core.start(learner, source, key)
     state, *_ = core.unroll(learner, source, STEPS, STEPS)(run_key, 0, state, cursor)
-    return learner.params(state)["centre"]
+    return learner.params(state)["input"]
 
 
 runs = np.asarray(jax.vmap(train)(jax.random.split(jax.random.key(0), 5)))

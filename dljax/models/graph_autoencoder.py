@@ -20,7 +20,7 @@ class GraphAutoencoder(linen.Module):
     Attributes:
       width: numbers a node in the hidden layer.
       embedding_size: numbers of z.
-      dropout_rate: the fraction dropped before each layer in training, in [0, 1]; the paper drops none on Cora.
+      dropout_rate: the fraction dropped before each layer in training, in [0, 1]; the paper drops none.
       is_sorted: whether the graph's receivers ascend, as `dljax.nn.single_graph` leaves them; a wrong promise gives wrong sums.
 
     Source: Kipf & Welling (2016), Variational graph auto-encoders, arXiv:1611.07308, section 2, the non-probabilistic GAE.

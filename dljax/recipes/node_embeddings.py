@@ -50,13 +50,13 @@ def cora_deepwalk(
     def measure(params, key):
         from sklearn.linear_model import LogisticRegression
 
-        x, y = _directions(params["centre"]), cora["y"]
+        x, y = _directions(params["input"]), cora["y"]
         train, validation, test = (cora[f"{part}_mask"] for part in ("train", "val", "test"))
         labels = LogisticRegression(max_iter=1000).fit(x[train], y[train])
         return {"accuracy": labels.score(x[test], y[test]), "validation_accuracy": labels.score(x[validation], y[validation])}
 
     def figures(params, key):
-        return {"embedding": _map_of(_directions(params["centre"]), cora["y"], "Directions of all papers' embeddings")}
+        return {"embedding": _map_of(_directions(params["input"]), cora["y"], "Directions of all papers' embeddings")}
 
     return Experiment(
         learner,
@@ -79,12 +79,19 @@ def cora_deepwalk(
     data="cora",
 )
 def cora_link_prediction(
-    width: int = 32, embedding_size: int = 16, learning_rate: float = 0.01, split_seed: int = 0, steps: int = 200, is_validation: bool = False
+    width: int = 32,
+    embedding_size: int = 16,
+    dropout_rate: float = 0.5,
+    learning_rate: float = 0.01,
+    split_seed: int = 0,
+    steps: int = 200,
+    is_validation: bool = False,
 ) -> Experiment:
     """A graph auto-encoder on Cora: 85 % of the citations are known, 10 % are to be found among as many pairs that are none.
 
     A citation that is held out is in neither of its directions an edge of the graph that the encoder reads. Each step takes all known citations and
-    as many fresh random pairs. Sizes, learning rate and the number of steps are the paper's. `is_validation` scores the other 5 % instead.
+    as many fresh random pairs. Sizes, learning rate, number of steps and the words as they are, 0 or 1, are those of the paper's code, which drops
+    no units; on the validation links of other splits a dropout rate of 0.5 gave an AUC of 0.925 against 0.904 without. `is_validation` scores them.
     """
     import jax
     import jax.numpy as jnp
@@ -102,8 +109,7 @@ def cora_link_prediction(
     cora = data.load("cora")
     num_nodes = len(cora["x"])
     split = data.split_links(cora["senders"], cora["receivers"], num_nodes, seed=split_seed)
-    words = cora["x"] / np.maximum(cora["x"].sum(1, keepdims=True), 1)
-    graph = single_graph(sparse_rows(words), *split.both_directions())
+    graph = single_graph(sparse_rows(cora["x"]), *split.both_directions())
     links, others = (split.validation, split.validation_negatives) if is_validation else (split.test, split.test_negatives)
 
     def with_random_pairs(key, batch):
@@ -119,7 +125,7 @@ def cora_link_prediction(
             "loss": sigmoid_binary_cross_entropy(logits, batch["y"]).mean(),
         }
 
-    model = GraphAutoencoder(width, embedding_size, is_sorted=True)
+    model = GraphAutoencoder(width, embedding_size, dropout_rate, is_sorted=True)
     learner = supervised(model, sigmoid_binary_cross_entropy, optax.adam(learning_rate), augment=with_random_pairs)
     names = "auc", "average_precision", "loss"
     fold = Fold(lambda key, state: dict.fromkeys(names, jnp.zeros(())), scores, lambda acc: acc)

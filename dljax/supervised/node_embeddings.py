@@ -14,7 +14,7 @@ from dljax.core.contract import Batch, Key, Learner, Metrics, Numeric, Params
 
 
 class NodeEmbeddingState(NamedTuple):
-    """What training needs: `{"centre": [N, D], "context": [N, D]}` and the state of the optimizer."""
+    """What training needs: `{"input": [N, D], "output": [N, D]}`, of nodes as centres and as contexts, and the state of the optimizer."""
 
     params: Params
     opt_state: optax.OptState
@@ -103,8 +103,8 @@ def node_embeddings(
 
     def init(key: Key, batch: Batch) -> NodeEmbeddingState:
         params = {
-            "centre": jax.random.uniform(key, (num_nodes, dimension), minval=-0.5 / dimension, maxval=0.5 / dimension),
-            "context": jnp.zeros((num_nodes, dimension)),
+            "input": jax.random.uniform(key, (num_nodes, dimension), minval=-0.5 / dimension, maxval=0.5 / dimension),
+            "output": jnp.zeros((num_nodes, dimension)),
         }
         return NodeEmbeddingState(params, optimizer.init(params))
 
@@ -115,8 +115,8 @@ def node_embeddings(
         drawn = jnp.minimum(drawn, num_nodes - 1)
 
         def loss_of(params: Params) -> Float[Array, ""]:
-            centre, context = params["centre"][batch["walks"]], params["context"][batch["walks"]]
-            return walk_loss(centre, context, params["context"][drawn], window=window, num_negatives=num_negatives)
+            centre, context = params["input"][batch["walks"]], params["output"][batch["walks"]]
+            return walk_loss(centre, context, params["output"][drawn], window=window, num_negatives=num_negatives)
 
         loss, gradient = jax.value_and_grad(loss_of)(state.params)
         loss, gradient = pmean(loss), jax.tree.map(pmean, gradient)
@@ -124,7 +124,7 @@ def node_embeddings(
         return NodeEmbeddingState(optax.apply_updates(state.params, updates), opt_state), {"loss": loss}
 
     def embed(key: Key, params: Params, nodes: Int[Array, "*B"]) -> Float[Array, "*B D"]:
-        return params["centre"][nodes]
+        return params["input"][nodes]
 
     return Learner(init, step, functions={"embed": embed})
 

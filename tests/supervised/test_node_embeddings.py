@@ -93,7 +93,7 @@ def test_nodes_without_noise_are_never_negatives():
     batch = {"walks": jnp.array([[0, 1, 0]])}
     state = learner.init(jax.random.key(0), batch)
     new, _ = jax.jit(learner.step)(jax.random.key(1), state, batch)
-    moved = np.any(np.asarray(new.params["context"]) != 0, axis=1)
+    moved = np.any(np.asarray(new.params["output"]) != 0, axis=1)
     assert moved.tolist() == [True, True, False, False]
 
 

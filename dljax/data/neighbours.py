@@ -51,6 +51,7 @@ def neighbour_lists(graph: jraph.GraphsTuple, *, direction: str = "out", weights
       weights: None, or numbers >= 0 [E], how likely each neighbour is drawn; edges of weight 0 are left out.
     Raises:
       ValueError: another direction; weights that are negative, not finite or not one for each edge; an end of an edge that is no node.
+      TypeError: a graph that is traced: edges are sorted by their values.
 
     >>> from dljax.nn import single_graph
     >>> lists = neighbour_lists(single_graph(jnp.zeros((3, 1)), [0, 0, 1], [2, 1, 0]))
@@ -58,6 +59,8 @@ def neighbour_lists(graph: jraph.GraphsTuple, *, direction: str = "out", weights
     ([0, 2, 3, 3], [1, 2, 0])
     """
     check_choice("neighbour_lists", "direction", direction, ("out", "in"))
+    if isinstance(graph.senders, jax.core.Tracer):
+        raise TypeError("neighbour_lists: the graph must be concrete; make it outside of jit, or inside `with jax.ensure_compile_time_eval():`")
     num_nodes = len(jax.tree.leaves(graph.nodes)[0])
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     for name, ends in {"senders": senders, "receivers": receivers}.items():

@@ -31,6 +31,7 @@ def cora_deepwalk(
     At the end a logistic regression on the directions of 140 labelled papers' embeddings labels the 1,000 of the public test split (`accuracy`) and
     500 others (`validation_accuracy`). By these were chosen: lengths of 1, the number of steps and the penalty of the regression, scikit-learn's.
     """
+    import jax
     import jax.numpy as jnp
     import numpy as np
     import optax
@@ -43,7 +44,9 @@ def cora_deepwalk(
     check_range("cora/deepwalk", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     cora = data.load("cora")
     num_nodes = len(cora["y"])
-    graph = single_graph(jnp.ones((num_nodes, 1)), cora["senders"], cora["receivers"])
+    # A sweep over the learning rate builds this in a trace, but to sort the edges their values are needed.
+    with jax.ensure_compile_time_eval():
+        graph = single_graph(jnp.ones((num_nodes, 1)), cora["senders"], cora["receivers"])
     noise = np.bincount(cora["receivers"], minlength=num_nodes) ** 0.75
     learner = node_embeddings(num_nodes, optax.adam(learning_rate), dimension=dimension, window=window, num_negatives=1.0, num_noise=64, noise=noise)
 

@@ -190,3 +190,5 @@ def test_lists_refuse_edges_to_nowhere_and_bad_weights():
     for weights in (-np.ones(40), np.full(40, np.inf), np.ones(3)):
         with pytest.raises(ValueError, match="weights must be None or one finite number >= 0 for each of the 40 edges"):
             neighbour_lists(graph, weights=weights)
+    with pytest.raises(TypeError, match="neighbour_lists: the graph must be concrete"):
+        jax.eval_shape(neighbour_lists, graph)

@@ -4,19 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GCN", "GPT", "MLP", "RESNETS", "VGG", "VGGS", "ConvNeXt", "DenseNet", "GoogLeNet", "Highway",
-    "LeNet", "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "Pretrained", "ResNet", "TextClassifier", "TokenClassifier", "UNet", "Weight",
-    "attention_maps", "export_weights", "from_pretrained", "import_weights", "read_tensors", "resnet_weights", "sampler", "sentence_embedding",
-    "to_safetensors", "write_tensors",
+    "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GCN", "GPT", "MLP", "RESNETS", "VGG", "VGGS", "ConvNeXt", "DenseNet", "GoogLeNet",
+    "GraphAutoencoder", "Highway", "LeNet", "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "Pretrained", "ResNet", "TextClassifier",
+    "TokenClassifier", "UNet", "Weight", "attention_maps", "export_weights", "from_pretrained", "import_weights", "read_tensors",
+    "resnet_weights", "sampler", "sentence_embedding", "to_safetensors", "write_tensors",
 ]  # fmt: skip
 
 _MODULES = {
     "BERT": "bert", "CNN": "cnn", "CONVNEXTS": "convnext", "ConvNeXt": "convnext", "DENSENETS": "densenet", "DenseNet": "densenet", "GCN": "gcn",
-    "GPT": "gpt", "GoogLeNet": "inception", "Highway": "highway", "LeNet": "lenet", "MLP": "mlp", "MaskedLanguageModel": "bert", "MobileNetV1":
-    "mobilenet", "MobileNetV2": "mobilenet", "Pretrained": "pretrained", "RESNETS": "resnet", "ResNet": "resnet", "TextClassifier": "bert",
-    "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights", "attention_maps": "gpt", "export_weights":
-    "weights", "from_pretrained": "pretrained", "import_weights": "weights", "read_tensors": "weights", "resnet_weights": "resnet", "sampler":
-    "gpt", "sentence_embedding": "bert", "to_safetensors": "pretrained", "write_tensors": "weights",
+    "GPT": "gpt", "GoogLeNet": "inception", "GraphAutoencoder": "graph_autoencoder", "Highway": "highway", "LeNet": "lenet", "MLP": "mlp",
+    "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet", "Pretrained": "pretrained", "RESNETS": "resnet",
+    "ResNet": "resnet", "TextClassifier": "bert", "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights",
+    "attention_maps": "gpt", "export_weights": "weights", "from_pretrained": "pretrained", "import_weights": "weights", "read_tensors": "weights",
+    "resnet_weights": "resnet", "sampler": "gpt", "sentence_embedding": "bert", "to_safetensors": "pretrained", "write_tensors": "weights",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dljax.models.densenet import DENSENETS, DenseNet
     from dljax.models.gcn import GCN
     from dljax.models.gpt import GPT, attention_maps, sampler
+    from dljax.models.graph_autoencoder import GraphAutoencoder
     from dljax.models.highway import Highway
     from dljax.models.inception import GoogLeNet
     from dljax.models.lenet import LeNet

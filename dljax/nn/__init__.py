@@ -55,6 +55,18 @@ from dljax.nn.dropout import (
     variational_dropout,
 )
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
+from dljax.nn.graph_conversion import graph_from_edges, graph_from_matrix, graph_from_networkx, graph_to_networkx, graph_to_scipy
+from dljax.nn.graph_matrices import (
+    Spectrum,
+    adjacency_matrix,
+    degrees,
+    laplacian,
+    laplacian_spectrum,
+    pagerank,
+    stationary_distribution,
+    transition_matrix,
+)
+from dljax.nn.graph_structure import components, shortest_paths, weisfeiler_lehman
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
 from dljax.nn.model import Model, as_model
 from dljax.nn.normalisation import BatchNorm
@@ -68,13 +80,15 @@ __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
     "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention",
     "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention",
-    "SeparableConv", "SparseRows", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "as_model", "attention", "attention_weights",
-    "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "drop_connect",
-    "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "gru",
-    "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise",
-    "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid",
-    "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "unit_pixels",
-    "variational_dropout",
+    "SeparableConv", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "adjacency_matrix", "as_model",
+    "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "components", "computation_graph", "conv_transpose",
+    "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
+    "gaussian_dropout", "global_avg_pool", "global_max_pool", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx",
+    "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv",
+    "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "neighbour_sum", "pagerank", "patches", "row_product", "shortest_paths",
+    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
+    "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix",
+    "unit_pixels", "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

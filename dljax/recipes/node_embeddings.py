@@ -94,8 +94,8 @@ def cora_link_prediction(
     """A graph auto-encoder on Cora: 85 % of the citations are known, 10 % are to be found among as many pairs that are none.
 
     A citation that is held out is in neither of its directions an edge of the graph that the encoder reads. Each step takes all known citations and
-    `num_negatives` times as many fresh random pairs, which weigh as much together. Sizes, learning rate and the words as they are, 0 or 1, are those of
-    the paper's code; by the validation links of other splits were chosen the number of steps (the paper: 200), the dropout rate (the paper drops
+    `num_negatives` times as many fresh random pairs, which weigh as much together. Sizes, learning rate and the words as they are, 0 or 1, are those
+    of the paper's code; by the validation links of other splits were chosen the number of steps (the paper: 200), the dropout rate (the paper drops
     nothing) and `num_negatives` (the paper takes all pairs). `is_validation` scores these links.
     """
     import jax

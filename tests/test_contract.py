@@ -14,6 +14,8 @@ from dljax.engine import FitConfig, fit, sweep
 
 # A row for every recipe: options that make it small enough to try every way within seconds.
 SMALL = {
+    "adding/lstm": {"width": 4, "batch_size": 2, "length": 10},
+    "bible/skip-gram": {"dimension": 4, "batch_size": 8},
     "cartpole/genetic": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
@@ -29,6 +31,7 @@ SMALL = {
     "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
+    "shakespeare/lstm": {"width": 8, "embedding_size": 4, "batch_size": 2, "segment": 8},
 }
 
 

@@ -95,7 +95,7 @@ class RecurrentReadout(linen.Module):
 
     Attributes:
       num_outputs: K.
-      width, cell, num_layers, is_bidirectional, dropout_rate: as for `RecurrentNet`.
+      width, cell, num_layers, is_bidirectional, dropout_rate, forget_bias: as for `RecurrentNet`.
 
     >>> model = RecurrentReadout(3, width=4)
     >>> y, variables = jax.jit(model.init_with_output)(jax.random.key(0), {"x": jnp.ones((2, 5, 1)), "lengths": jnp.array([5, 3])})
@@ -109,6 +109,7 @@ class RecurrentReadout(linen.Module):
     num_layers: int = 1
     is_bidirectional: bool = False
     dropout_rate: float = 0.0
+    forget_bias: float = 1.0
 
     @linen.compact
     def __call__(self, x: Float[Array, "B T D"] | Mapping[str, Array], train: bool = False) -> Float[Array, "B K"]:
@@ -122,7 +123,7 @@ class RecurrentReadout(linen.Module):
         """
         check_int("RecurrentReadout", "num_outputs", self.num_outputs, minimum=1)
         x, lengths = (x["x"], x["lengths"]) if isinstance(x, Mapping) else (x, None)
-        net = RecurrentNet(self.width, self.cell, self.num_layers, self.is_bidirectional, self.dropout_rate, name="net")
+        net = RecurrentNet(self.width, self.cell, self.num_layers, self.is_bidirectional, self.dropout_rate, self.forget_bias, name="net")
         _, states = net(x, lengths=lengths, train=train)
         last = [state[1] if self.cell == "lstm" else state for state in states[-2 if self.is_bidirectional else -1 :]]
         return Dense(self.num_outputs, name="head")(jnp.concatenate(last, -1))

@@ -103,13 +103,13 @@ def shakespeare_gpt(
 def shakespeare_lstm(
     cell: str = "lstm",
     num_layers: int = 1,
-    width: int = 384,
+    width: int = 256,
     embedding_size: int = 64,
-    dropout_rate: float = 0.2,
+    dropout_rate: float = 0.1,
     segment: int = 64,
     batch_size: int = 32,
     learning_rate: float = 4e-3,
-    steps: int = 4000,
+    steps: int = 5000,
 ) -> Experiment:
     """An LSTM over the 65 characters of tiny Shakespeare, by truncated backpropagation, scored in nats a character on the last tenth of the text.
 

@@ -12,6 +12,7 @@ from dljax.supervised.calibration import (
     temperature_scaling,
     vector_scaling,
 )
+from dljax.supervised.embeddings import EmbeddingState, glove, nearest, negative_sampling
 from dljax.supervised.generalisation import (
     BiasVariance,
     CrossValidation,
@@ -28,8 +29,8 @@ from dljax.supervised.linear import Fit, Predict, random_features, ridge
 from dljax.supervised.truncated_bptt import truncated_bptt
 
 __all__ = [
-    "BiasVariance", "CrossValidation", "Curve", "Fit", "PerExample", "Predict", "Reliability", "Scaling", "SupervisedState", "bias_variance",
-    "brier_score", "classwise_calibration_error", "cross_validate", "double_descent", "expected_calibration_error", "fit_learner", "folds",
-    "learning_curve", "platt_scaling", "random_features", "refreshed", "reliability", "ridge", "supervised", "temperature_scaling",
-    "truncated_bptt", "vector_scaling",
+    "BiasVariance", "CrossValidation", "Curve", "EmbeddingState", "Fit", "PerExample", "Predict", "Reliability", "Scaling", "SupervisedState",
+    "bias_variance", "brier_score", "classwise_calibration_error", "cross_validate", "double_descent", "expected_calibration_error", "fit_learner",
+    "folds", "glove", "learning_curve", "nearest", "negative_sampling", "platt_scaling", "random_features", "refreshed", "reliability", "ridge",
+    "supervised", "temperature_scaling", "truncated_bptt", "vector_scaling",
 ]  # fmt: skip

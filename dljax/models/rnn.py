@@ -36,11 +36,10 @@ class RecurrentNet(linen.Module):
 
     Source: Schuster & Paliwal (1997), Bidirectional recurrent neural networks; Gers et al. (2000) for the forget gate.
 
-    >>> net = RecurrentNet(4, "gru", num_layers=2, is_bidirectional=True)
-    >>> variables = jax.jit(net.init)(jax.random.key(0), jnp.ones((3, 5, 2)))
-    >>> y, carry = net.apply(variables, jnp.ones((3, 5, 2)), lengths=jnp.array([5, 1, 0]))
+    >>> net = RecurrentNet(4, "elman", is_bidirectional=True)
+    >>> (y, carry), variables = jax.jit(net.init_with_output)(jax.random.key(0), jnp.ones((3, 5, 2)), lengths=jnp.array([5, 1, 0]))
     >>> y.shape, len(carry), carry[0].shape
-    ((3, 5, 8), 4, (3, 4))
+    ((3, 5, 8), 2, (3, 4))
     """
 
     width: int
@@ -97,7 +96,7 @@ class RecurrentReadout(linen.Module):
       num_outputs: K.
       width, cell, num_layers, is_bidirectional, dropout_rate, forget_bias: as for `RecurrentNet`.
 
-    >>> model = RecurrentReadout(3, width=4)
+    >>> model = RecurrentReadout(3, width=4, cell="elman")
     >>> y, variables = jax.jit(model.init_with_output)(jax.random.key(0), {"x": jnp.ones((2, 5, 1)), "lengths": jnp.array([5, 3])})
     >>> y.shape
     (2, 3)
@@ -189,9 +188,10 @@ def recurrent_sampler(model: Any) -> Callable[..., Int[Array, "B N"]]:
     Raises:
       ValueError: when called: an empty prompt, `num` < 1, `temperature` < 0.
 
-    >>> model = RecurrentLanguageModel(vocab_size=10, width=8)
+    >>> model = RecurrentLanguageModel(vocab_size=10, width=8, cell="elman")
     >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
-    >>> recurrent_sampler(model)(jax.random.key(1), variables, jnp.zeros((2, 3), jnp.int32), num=5).shape
+    >>> sample = jax.jit(recurrent_sampler(model), static_argnames="num")
+    >>> sample(jax.random.key(1), variables, jnp.zeros((2, 3), jnp.int32), num=5).shape
     (2, 5)
     """
 

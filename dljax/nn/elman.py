@@ -14,9 +14,9 @@ from dljax.nn.recurrent import _batch_first, _before, _checked_size, _last, _pro
 
 def elman(
     x: Float[Array, "B T D"],
-    kernel: Float[Array, "D H"],
-    recurrent_kernel: Float[Array, "H H"],
-    bias: Float[Array, "H"],
+    kernel: Float[Array, "D F"],
+    recurrent_kernel: Float[Array, "H F"],
+    bias: Float[Array, "F"],
     *,
     carry: Float[Array, "B H"] | None = None,
     lengths: Int[Array, "B"] | None = None,
@@ -31,7 +31,7 @@ def elman(
 
     Args:
       x, lengths, reverse: as for `lstm`.
-      kernel, recurrent_kernel, bias: W, U, b.
+      kernel, recurrent_kernel, bias: W, U, b; F = H.
       carry: h before the first step; None for zeros.
       nonlinearity: φ, "tanh", "relu" or "identity", the linear net whose gradients have a closed form.
     Returns:

@@ -34,7 +34,7 @@ def bible_skip_gram(
     num_negatives: int = 5,
     batch_size: int = 1024,
     learning_rate: float = 2e-3,
-    steps: int = 6000,
+    steps: int = 15000,
 ) -> Experiment:
     """Skip-gram with negative sampling on the King James bible, each verse a text.
 

@@ -96,8 +96,12 @@ def shakespeare_gpt(
     "shakespeare/lstm",
     chapter=6,
     rows=("6.4",),
-    target=AtMost("nats_per_char", 1.65, source="issue"),
-    minutes=10,
+    target=AtMost(
+        "nats_per_char",
+        1.65,
+        source="nanoGPT's README reports 1.88 for a GPT of 0.8 million weights trained on a CPU and 1.47 for one of 10 million trained on a GPU",
+    ),
+    minutes=5,
     data="tinyshakespeare",
 )
 def shakespeare_lstm(

@@ -53,11 +53,11 @@ def truncated_bptt(
 
     >>> from dljax.models import RecurrentLanguageModel
     >>> from dljax.objectives import cross_entropy
-    >>> learner = truncated_bptt(RecurrentLanguageModel(5, width=4), cross_entropy, optax.sgd(0.1))
+    >>> learner = truncated_bptt(RecurrentLanguageModel(5, width=4, cell="elman"), cross_entropy, optax.sgd(0.1))
     >>> batch = {"x": jnp.array([[0, 1, 2], [3, 4, 0]]), "y": jnp.array([[1, 2, 3], [4, 0, 1]])}
     >>> state = jax.jit(learner.init)(jax.random.key(0), batch)
     >>> state, metrics = jax.jit(learner.step)(jax.random.key(1), state, batch)
-    >>> float(metrics["loss"].weight), state.model_state["carry"][0][1].shape
+    >>> float(metrics["loss"].weight), state.model_state["carry"][0].shape
     (6.0, (2, 4))
     """
     if num_evaluated is not None:

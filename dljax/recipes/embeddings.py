@@ -60,6 +60,8 @@ def bible_skip_gram(
     shape = optax.linear_schedule(1.0, 0.01, max(steps, 1))
     learner = negative_sampling(size, dimension, optax.adam(lambda step: learning_rate * shape(step)))
     probes = jnp.asarray(vocabulary.encode(PROBES))
+    if len(probes) < len(PROBES):
+        raise ValueError(f"bible/skip-gram: min_count {min_count} leaves out some of the probe words {', '.join(PROBES)}; use at most 100")
     neighbours = jax.jit(learner.functions["neighbours"], static_argnames="num")
 
     def near(params, key):

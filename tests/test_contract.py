@@ -14,7 +14,9 @@ from dljax.engine import FitConfig, fit, sweep
 
 # A row for every recipe: options that make it small enough to try every way within seconds.
 SMALL = {
+    "adding/lstm": {"width": 4, "batch_size": 2, "length": 10},
     "bible/masked-lm": {"vocab_size": 100, "length": 16, "width": 8, "num_heads": 2, "num_layers": 2, "batch_size": 2},
+    "bible/skip-gram": {"dimension": 4, "batch_size": 8},
     "cartpole/genetic": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
@@ -27,13 +29,14 @@ SMALL = {
     "digits/natural-gradient": {"width": 8},
     "digits/vae": {"width": 16, "batch_size": 8},
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
+    "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist/densenet": {"blocks": (1, 1), "growth": 2, "batch_size": 4},
     "fashion-mnist/resnet": {"blocks": (1, 1), "width": 2, "batch_size": 4},
-    "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
+    "shakespeare/lstm": {"width": 8, "embedding_size": 4, "batch_size": 2, "segment": 8},
 }
 
 

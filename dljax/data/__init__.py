@@ -5,17 +5,23 @@ from dljax.data.entry import Entry, File
 from dljax.data.host import GrainSource, grain_source, open_arrays
 from dljax.data.links import LinkSplit, split_links
 from dljax.data.masking import Masked, mask_tokens
+from dljax.data.memory_tasks import adding_problem
 from dljax.data.neighbours import Neighbourhood, NeighbourLists, neighbour_lists, neighbourhoods, sample_neighbourhood
 from dljax.data.parsers import decode_text, encode_text
 from dljax.data.random_walks import random_walks, sample_walks, second_order_probabilities
 from dljax.data.sources import check_labels, from_sampler, permuted_index, repeat, segments, shuffled, windows
+from dljax.data.streams import stream_segments, streams
+from dljax.data.sword import parallel_verses
+from dljax.data.text import Vocabulary, bag_of_words, cooccurrences, split_words, tf_idf
 from dljax.data.tokenisers import Encoded, Tokeniser, load_tokeniser, train_tokeniser
 from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
+from dljax.data.word_windows import word_windows
 
 __all__ = [
     "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info", "LinkSplit", "Masked", "NeighbourLists",
-    "Neighbourhood", "Tokeniser", "available", "check", "check_labels", "decode_text", "eight_gaussians", "encode_text", "from_sampler",
-    "gaussian_ring", "get", "grain_source", "info", "load", "load_tokeniser", "mask_tokens", "neighbour_lists", "neighbourhoods", "open_arrays",
-    "permuted_index", "random_walks", "repeat", "sample_neighbourhood", "sample_walks", "second_order_probabilities", "segments", "shuffled",
-    "split_links", "train_tokeniser", "where", "windows",
+    "Neighbourhood", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words", "check", "check_labels", "cooccurrences",
+    "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get", "grain_source", "info", "load", "load_tokeniser",
+    "mask_tokens", "neighbour_lists", "neighbourhoods", "open_arrays", "parallel_verses", "permuted_index", "random_walks", "repeat",
+    "sample_neighbourhood", "sample_walks", "second_order_probabilities", "segments", "shuffled", "split_links", "split_words", "stream_segments",
+    "streams", "tf_idf", "train_tokeniser", "where", "windows", "word_windows",
 ]  # fmt: skip

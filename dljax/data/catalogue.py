@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dljax.core.checks import check_choice
-from dljax.data import fetch, parsers
+from dljax.data import fetch, parsers, sword
 from dljax.data.entry import Entry, File
 
 _ENTRIES = (
@@ -46,6 +46,42 @@ _ENTRIES = (
         files=(File("input.txt", 1115394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),
         folders=("shakespeare", "tiny_shakespeare"),
         urls=("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+    ),
+    Entry(
+        name="bible-kjv",
+        modality="text",
+        licence="public domain",
+        description="the King James bible, 31,102 verses, 1769 text (eBible.org's engKJV2006eb, 2022-12-21)",
+        parse=sword.parse_sword,
+        files=(
+            File("ot.bzs", 480, "0d518856e8c6ceae0ca58bef944ba9a2809b5d4489cf81900853ad4af227510b"),
+            File("ot.bzv", 241150, "b4fae54cb0b979b7f3f78fe6eaa94bad1f1d408eccb4a40410402b794b5c2f0f"),
+            File("ot.bzz", 1985469, "69f7e4e9b42ecef2e212ea957a388fccbeed1e3e333a38cf52e1b4064c6ce373"),
+            File("nt.bzs", 336, "e7f9bc653743217cdcdf95890a708f997a03af056161d84bb540efef79e4e638"),
+            File("nt.bzv", 82460, "9d1daab8fb6ef43b53642cdd3276c1fa95ecfde08901bbb349be6378d1e1b972"),
+            File("nt.bzz", 730659, "135b6e70af49372f3a82c5d9cc3c00278f38dbb2c12af74ea8d4b54c18d0cd56"),
+        ),
+        folders=("engKJV2006eb", "modules/texts/ztext/engKJV2006eb", "sword/modules/texts/ztext/engKJV2006eb"),
+        package="sword-text-kjv",
+        package_folder="/usr/share/sword/modules/texts/ztext/engKJV2006eb",
+    ),
+    Entry(
+        name="bible-es",
+        modality="text",
+        licence="public domain",
+        description="the Reina-Valera bible in Spanish, 31,084 verses, 1909 (eBible.org's spaRV1909eb, 2022-12-23)",
+        parse=sword.parse_sword,
+        files=(
+            File("ot.bzs", 480, "0e39106ae15a29cef56feac683f8482be380536a1c456e006867f9fa94c0338e"),
+            File("ot.bzv", 241150, "0f23b1ebff5ecdd352a64feda5bb047cba27ce3624fa7b00717f763835d96e20"),
+            File("ot.bzz", 1924606, "daae868e179e6cc884ad2c9429a9dfaf9745d61caa6dbb9da2a8b24ec3c01337"),
+            File("nt.bzs", 336, "b88dda1e9ab50d158262ab141af7823269acb19c581621683298be5b6e154d58"),
+            File("nt.bzv", 82460, "a9583ba1b4c66dfdd8bfb6a0b1833bdaa02f9e2cc3465c5a802cf19cbc2f2533"),
+            File("nt.bzz", 714667, "7baf6b1e798b193315fed89d0e84e8e1a033d035316f66c78d456f5fb8c87e20"),
+        ),
+        folders=("spaRV1909eb", "modules/texts/ztext/spaRV1909eb", "sword/modules/texts/ztext/spaRV1909eb"),
+        package="sword-text-sparv",
+        package_folder="/usr/share/sword/modules/texts/ztext/spaRV1909eb",
     ),
     Entry(
         name="cora",
@@ -136,6 +172,8 @@ def load(name: str) -> dict[str, Any]:
     - fashion-mnist: `train` (60,000) and `test` (10,000), each `x` uint8 [N, 28, 28, 1] in 0 ... 255 and `y` int32 [N] in 0 ... 9.
     - digits: `train` (1,437) and `test` (360), each `x` uint8 [N, 8, 8, 1] in 0 ... 16 and `y` int32 [N] in 0 ... 9.
     - tinyshakespeare: `train` (the first 90 %) and `validation`, each `tokens` int32 [T]; `vocabulary`, the 65 characters, id 0 first.
+    - bible-kjv and bible-es: `verses`, a list of 31,102 strings ("" for the 18 numbers that the Spanish one has no verse of), `reference` int32
+      [31102, 3], book, chapter and verse, `books`, 66 names, and `text`, a verse a line. They want pysword, `pip install 'dljax[text]'`.
     - cora: `x` float32 [2708, 1433] of 0 and 1, `y` int32 [2708] in 0 ... 6, `senders` and `receivers` int32 [10556] (both directions, sorted
       by receiver), `train_mask`, `val_mask` and `test_mask` bool [2708] with 140, 500 and 1,000 nodes.
     - esol: `smiles`, strings [1128], and `y` float32 [1128], log10 of mol/l.

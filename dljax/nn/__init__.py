@@ -54,6 +54,8 @@ from dljax.nn.dropout import (
     stochastic_depth,
     variational_dropout,
 )
+from dljax.nn.elman import elman
+from dljax.nn.gradient_norms import gradient_norms
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.graph_conversion import graph_from_edges, graph_from_matrix, graph_from_networkx, graph_to_networkx, graph_to_scipy
 from dljax.nn.graph_matrices import (
@@ -82,13 +84,13 @@ __all__ = [
     "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention",
     "SeparableConv", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "adjacency_matrix", "as_model",
     "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "components", "computation_graph", "conv_transpose",
-    "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
-    "gaussian_dropout", "global_avg_pool", "global_max_pool", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx",
-    "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv",
-    "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "neighbour_sum", "pagerank", "patches", "row_product", "shortest_paths",
-    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
-    "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix",
-    "unit_pixels", "variational_dropout", "weisfeiler_lehman",
+    "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "fixup", "forward_pass", "fully_connected", "gain",
+    "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "gradient_norms", "graph_from_edges", "graph_from_matrix",
+    "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian",
+    "laplacian_spectrum", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "neighbour_sum", "pagerank",
+    "patches", "row_product", "shortest_paths", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows",
+    "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth",
+    "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

@@ -408,4 +408,4 @@ def test_every_entry_of_the_catalogue_is_complete():
         assert entry.licence
         assert entry.description
         assert all(url.startswith("http") and url.endswith("/") for url in entry.urls)
-        assert bool(entry.files) == bool(entry.urls)
+        assert bool(entry.files) == bool(entry.urls or entry.package)

@@ -3,12 +3,20 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["CNN", "GCN", "GPT", "MLP", "attention_maps", "sampler"]
+__all__ = [
+    "CNN", "GCN", "GPT", "MLP", "Beams", "Decoded", "attention_maps", "beam_search", "greedy", "keep_min_p", "keep_top_k", "keep_top_p", "sample",
+    "sampler",
+]  # fmt: skip
 
-_MODULES = {"CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "attention_maps": "gpt", "sampler": "gpt"}
+_MODULES = {
+    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "Beams": "decoding", "Decoded": "decoding", "attention_maps": "gpt",
+    "beam_search": "decoding", "greedy": "decoding", "keep_min_p": "decoding", "keep_top_k": "decoding", "keep_top_p": "decoding",
+    "sample": "decoding", "sampler": "gpt",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from dljax.models.cnn import CNN
+    from dljax.models.decoding import Beams, Decoded, beam_search, greedy, keep_min_p, keep_top_k, keep_top_p, sample
     from dljax.models.gcn import GCN
     from dljax.models.gpt import GPT, attention_maps, sampler
     from dljax.models.mlp import MLP

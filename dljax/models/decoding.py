@@ -169,7 +169,7 @@ def beam_search(
 
     At every step the likeliest continuations of the K beginnings are ranked by their probability. Those among the first K that end, with a stop
     token or at `max_tokens`, join the finished ones; the best K that do not end are the next beginnings. This is the search of the library
-    transformers, whose tokens it gives, and with K = 1 and no stop token greedy decoding.
+    transformers, whose tokens it gives; with K = 1 and `early_stopping` it is greedy decoding.
 
     Args:
       num_beams: K >= 1.

@@ -17,6 +17,7 @@ SMALL = {
     "cartpole/genetic": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
+    "cmudict/seq2seq": {"width": 8, "embed_size": 4, "batch_size": 4, "longest": 4},
     "cora/gcn": {"width": 4},
     "digits/double-descent": {"num_examples": 20},
     "digits/kfac": {"width": 8},
@@ -27,6 +28,7 @@ SMALL = {
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
+    "reversal/seq2seq": {"width": 8, "batch_size": 4, "longest": 3, "sampling": 0.5},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
 }

@@ -14,7 +14,7 @@ class ScheduledState(NamedTuple):
     """The learner's own state, and how many steps it took."""
 
     inner: Any
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 def scheduled_sampling(learner: Learner, probability: Numeric | Callable[[Any], Any]) -> Learner:
@@ -56,9 +56,9 @@ def scheduled_sampling(learner: Learner, probability: Numeric | Callable[[Any], 
         return ScheduledState(learner.init(key, batch), jnp.int32(0))
 
     def step(key: Key, state: ScheduledState, batch: Batch) -> tuple[ScheduledState, Metrics]:
-        value = jnp.asarray(probability(state.count) if callable(probability) else probability, jnp.float32)
+        value = jnp.asarray(probability(state.steps) if callable(probability) else probability, jnp.float32)
         inner, metrics = learner.step(key, state.inner, with_sampling(batch, value))
-        return ScheduledState(inner, state.count + 1), {**metrics, "sampling": value}
+        return ScheduledState(inner, state.steps + 1), {**metrics, "sampling": value}
 
     def params(state: ScheduledState) -> Params:
         return learner.params(state.inner)
@@ -67,4 +67,4 @@ def scheduled_sampling(learner: Learner, probability: Numeric | Callable[[Any], 
     evaluate = fold and Fold(
         lambda key, state: fold.init(key, state.inner), lambda acc, state, batch: fold.step(acc, state.inner, batch), fold.finish
     )
-    return Learner(init, step, params, evaluate, learner.functions, learner.done and (lambda state: learner.done(state.inner)))
+    return Learner(init, step, params, evaluate, learner.functions)

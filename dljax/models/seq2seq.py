@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from dljax.core.checks import check_choice, check_int, check_range
 from dljax.core.contract import Numeric
@@ -106,7 +106,7 @@ class Seq2Seq(linen.Module):
             return self._scan(cache, inputs, None, train)
         return self._write(cache, inputs, train)[1:]
 
-    def encode(self, source: Int[Array, "B S"], lengths: Int[Array, "B"] | None = None, train: bool = False) -> dict[str, Any]:
+    def encode(self, source: Shaped[Array, "..."], lengths: Int[Array, "..."] | None = None, train: bool = False) -> dict[str, Any]:
         """What the decoder starts from: a cache for `step`, in which every array has the batch on axis 0."""
         m = self.drop(self.read_embed(_tokens("source", source)), deterministic=not train)
         lengths = None if lengths is None else jnp.asarray(lengths)
@@ -217,7 +217,7 @@ def _orthogonal_gates(num: int) -> Callable[..., Array]:
     return init
 
 
-def _tokens(name: str, tokens: Any) -> Int[Array, "B T"]:
+def _tokens(name: str, tokens: Any) -> Array:
     if tokens.ndim != 2:
         raise ValueError(f"Seq2Seq: {name} must be tokens [B, T], got shape {tokens.shape}")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):

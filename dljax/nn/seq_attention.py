@@ -13,11 +13,13 @@ from dljax.nn.dense import Dense
 SCORES = ("additive", "concat", "dot", "general")
 
 
-def multiplicative_scores(query: Float[Array, "B T A"], keys: Float[Array, "B S A"]) -> Float[Array, "B T S"]:
+def multiplicative_scores(query: Float[Array, "B T A"], keys: Float[Array, "..."]) -> Float[Array, "B T S"]:
     """Luong's scores: how well each query meets each key.
 
       dot: q_t · m_s  with k_s = m_s,   general: q_t · W m_s  with k_s = W m_s
 
+    Args:
+      keys: [B, S, A].
     Raises:
       ValueError: queries and keys of different sizes.
     Source: Luong, Pham & Manning (2015), Effective approaches to attention-based neural machine translation, eq. 8.
@@ -29,13 +31,15 @@ def multiplicative_scores(query: Float[Array, "B T A"], keys: Float[Array, "B S 
     return jnp.einsum("bta,bsa->bts", query, keys)
 
 
-def additive_scores(query: Float[Array, "B T A"], keys: Float[Array, "B S A"], vector: Float[Array, "A"]) -> Float[Array, "B T S"]:
+def additive_scores(query: Float[Array, "B T A"], keys: Float[Array, "..."], vector: Float[Array, "A"]) -> Float[Array, "B T S"]:
     """Bahdanau's scores: a perceptron with one hidden layer, asked about each pair.
 
       v · tanh(W q_t + U m_s)   with both products given: `query` is W q, `keys` U m
 
     Luong's "concat", v · tanh(W' [q_t; m_s]), is the same with W' = [W U].
 
+    Args:
+      keys: [B, S, A].
     Raises:
       ValueError: queries and keys of different sizes.
     Source: Bahdanau, Cho & Bengio (2015), Neural machine translation by jointly learning to align and translate, appendix A.1.2.

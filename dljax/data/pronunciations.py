@@ -10,6 +10,7 @@ import numpy as np
 from dljax.core.checks import check_int, check_range
 
 _VARIANT = re.compile(r"\(\d+\)$")
+_PHONEME = re.compile("[A-Z]+[012]?")
 
 
 def parse_cmudict(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -27,15 +28,18 @@ def parse_cmudict(files: Mapping[str, bytes]) -> dict[str, Any]:
     """
     (data,) = files.values()
     found: dict[str, list[tuple[str, ...]]] = {}
+    known: set[str] = set()
     for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
-        word, *phonemes = line.partition("#")[0].split() or [""]
+        word, *spoken = line.partition("#")[0].split() or [""]
         if not word:
             continue
-        if not phonemes or not all(re.fullmatch("[A-Z]+[012]?", phoneme) for phoneme in phonemes):
-            raise ValueError(f"cmudict: line {number} must be a word and its phonemes, got {line!r}")
-        found.setdefault(_VARIANT.sub("", word), []).append(tuple(phonemes))
-    bare = {without_stress(phoneme) for variants in found.values() for variant in variants for phoneme in variant}
-    return {"words": np.array(list(found)), "pronunciations": [tuple(variants) for variants in found.values()], "phonemes": tuple(sorted(bare))}
+        if not spoken or not known.issuperset(spoken):
+            if not spoken or not all(map(_PHONEME.fullmatch, spoken)):
+                raise ValueError(f"cmudict: line {number} must be a word and its phonemes, got {line!r}")
+            known.update(spoken)
+        found.setdefault(_VARIANT.sub("", word) if word.endswith(")") else word, []).append(tuple(spoken))
+    phonemes = tuple(sorted(set(map(without_stress, known))))
+    return {"words": np.array(list(found)), "pronunciations": [tuple(variants) for variants in found.values()], "phonemes": phonemes}
 
 
 def without_stress(phoneme: str) -> str:

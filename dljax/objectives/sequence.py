@@ -54,10 +54,10 @@ def ctc_loss(
 
 def edit_distance(
     tokens: Int[Array, "*B T"],
-    labels: Int[Array, "*B S"],
+    labels: Int[Array, "..."],
     *,
-    lengths: Int[Array, "*B"] | None = None,
-    label_lengths: Int[Array, "*B"] | None = None,
+    lengths: Int[Array, "..."] | None = None,
+    label_lengths: Int[Array, "..."] | None = None,
 ) -> Int[Array, "*B"]:
     """Levenshtein's distance: the fewest tokens to insert, delete or replace that turn one sequence into the other.
 
@@ -66,8 +66,8 @@ def edit_distance(
     Divided by the number of labels, both summed over a data set, it is the phoneme, word or character error rate.
 
     Args:
-      tokens, labels: the two sequences, padded on the right.
-      lengths, label_lengths: how many are real, in 0 ... T and 0 ... S; None for all.
+      tokens, labels: the two sequences, [*B, T] and [*B, S], padded on the right.
+      lengths, label_lengths: how many are real, [*B], in 0 ... T and 0 ... S; None for all.
     Returns:
       int32, one whole number a pair. A row of the table takes one step of T, for all columns and pairs at once.
     Raises:

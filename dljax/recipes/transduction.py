@@ -114,7 +114,7 @@ def reversal_seq2seq(
         0.10,
         source="the table of systems; Yao & Zweig (2015), arXiv:1506.00196, report 0.0761 for an encoder-decoder without attention on another split",
     ),
-    minutes=15,
+    minutes=8,
     data="cmudict",
 )
 def cmudict_seq2seq(
@@ -129,7 +129,7 @@ def cmudict_seq2seq(
     longest: int = 12,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
-    steps: int = 6000,
+    steps: int = 4000,
 ) -> Experiment:
     """How English words are pronounced: 39 phonemes, without stress, from their letters; scored on words held out.
 

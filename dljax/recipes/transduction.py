@@ -24,7 +24,7 @@ def reversal_seq2seq(
 ) -> Experiment:
     """Random strings written backwards (`--task copy`: as they are), exact to the last symbol, on strings that were never trained on.
 
-    A string has 1 to `longest` symbols, numbers from 0. Those whose numbers add up to a multiple of four are held out: training never draws one.
+    A string has 1 to `longest` symbols, numbers from 0. Those whose sum is a multiple of `symbols` are held out: training never draws one.
     `sampling` is the share of the decoder's inputs that are its own draws in the last step; it grows from none.
     """
     import jax
@@ -51,9 +51,9 @@ def reversal_seq2seq(
         lengths = jax.random.randint(length_key, (num,), 1, longest + 1)
         source = jax.random.randint(key, (num, longest), 0, symbols)
         total = jnp.where(places[None] < lengths[:, None], source, 0).sum(1)
-        # Another first symbol makes the sum what it should be; or, where it cannot, the string is short and stays what it is.
-        first = (source[:, 0] + (1 if not is_held_out else -total)) % symbols
-        first = jnp.where((total % 4 == 0) == is_held_out, source[:, 0], first)
+        # Another first symbol makes the sum what it must be.
+        change = -total if is_held_out else jnp.where(total % symbols == 0, 1, 0)
+        first = (source[:, 0] + change) % symbols
         return source.at[:, 0].set(first) + 2, lengths
 
     def target_of(source, lengths):
@@ -68,8 +68,6 @@ def reversal_seq2seq(
         return {"x": {"source": source, "lengths": lengths, "inputs": inputs}, "y": y, "mask": mask}
 
     source, lengths = map(np.asarray, strings(jax.random.key(0), 2000, True))
-    is_held_out = np.where(np.arange(longest) < lengths[:, None], source - 2, 0).sum(1) % 4 == 0
-    source, lengths = source[is_held_out], lengths[is_held_out]
     target = np.asarray(target_of(jnp.asarray(source), jnp.asarray(lengths)))
     shape = optax.cosine_decay_schedule(1.0, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda step: learning_rate * shape(step)))

@@ -4,28 +4,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GCN", "GPT", "MLP", "RESNETS", "VGG", "VGGS", "ConvNeXt", "DenseNet", "GoogLeNet",
-    "GraphAutoencoder", "Highway", "LeNet", "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "Pretrained", "RecurrentLanguageModel",
-    "RecurrentNet", "RecurrentReadout", "ResNet", "TextClassifier", "TokenClassifier", "UNet", "Weight", "attention_maps", "export_weights",
-    "from_pretrained", "import_weights", "read_tensors", "recurrent_sampler", "recurrent_weights", "resnet_weights", "sampler",
-    "sentence_embedding", "to_safetensors", "write_tensors",
+    "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GCN", "GPT", "MLP", "RESNETS", "VGG", "VGGS", "Beams", "ConvNeXt", "Decoded", "DenseNet",
+    "GoogLeNet", "GraphAutoencoder", "Highway", "LeNet", "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "Pretrained",
+    "RecurrentLanguageModel", "RecurrentNet", "RecurrentReadout", "ResNet", "Seq2Seq", "TextClassifier", "TokenClassifier", "UNet", "Weight",
+    "attention_maps", "beam_search", "decoder_step", "encoder", "export_weights", "from_pretrained", "greedy", "import_weights", "keep_min_p",
+    "keep_top_k", "keep_top_p", "read_tensors", "recurrent_sampler", "recurrent_weights", "resnet_weights", "sample", "sampler",
+    "sentence_embedding", "teacher_forcing", "to_safetensors", "translator", "write_tensors",
 ]  # fmt: skip
 
 _MODULES = {
-    "BERT": "bert", "CNN": "cnn", "CONVNEXTS": "convnext", "ConvNeXt": "convnext", "DENSENETS": "densenet", "DenseNet": "densenet", "GCN": "gcn",
-    "GPT": "gpt", "GoogLeNet": "inception", "GraphAutoencoder": "graph_autoencoder", "Highway": "highway", "LeNet": "lenet", "MLP": "mlp",
-    "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet", "Pretrained": "pretrained", "RESNETS": "resnet",
-    "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn", "ResNet": "resnet", "TextClassifier": "bert",
-    "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights", "attention_maps": "gpt", "export_weights":
-    "weights", "from_pretrained": "pretrained", "import_weights": "weights", "read_tensors": "weights", "recurrent_sampler": "rnn",
-    "recurrent_weights": "rnn", "resnet_weights": "resnet", "sampler": "gpt", "sentence_embedding": "bert", "to_safetensors": "pretrained",
-    "write_tensors": "weights",
+    "BERT": "bert", "Beams": "decoding", "CNN": "cnn", "CONVNEXTS": "convnext", "ConvNeXt": "convnext", "DENSENETS": "densenet", "Decoded":
+    "decoding", "DenseNet": "densenet", "GCN": "gcn", "GPT": "gpt", "GoogLeNet": "inception", "GraphAutoencoder": "graph_autoencoder", "Highway":
+    "highway", "LeNet": "lenet", "MLP": "mlp", "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet",
+    "Pretrained": "pretrained", "RESNETS": "resnet", "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn", "ResNet":
+    "resnet", "Seq2Seq": "seq2seq", "TextClassifier": "bert", "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight":
+    "weights", "attention_maps": "gpt", "beam_search": "decoding", "decoder_step": "translation", "encoder": "translation", "export_weights":
+    "weights", "from_pretrained": "pretrained", "greedy": "decoding", "import_weights": "weights", "keep_min_p": "decoding", "keep_top_k":
+    "decoding", "keep_top_p": "decoding", "read_tensors": "weights", "recurrent_sampler": "rnn", "recurrent_weights": "rnn", "resnet_weights":
+    "resnet", "sample": "decoding", "sampler": "gpt", "sentence_embedding": "bert", "teacher_forcing": "translation", "to_safetensors":
+    "pretrained", "translator": "translation", "write_tensors": "weights",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from dljax.models.bert import BERT, MaskedLanguageModel, TextClassifier, TokenClassifier, sentence_embedding
     from dljax.models.cnn import CNN
     from dljax.models.convnext import CONVNEXTS, ConvNeXt
+    from dljax.models.decoding import Beams, Decoded, beam_search, greedy, keep_min_p, keep_top_k, keep_top_p, sample
     from dljax.models.densenet import DENSENETS, DenseNet
     from dljax.models.gcn import GCN
     from dljax.models.gpt import GPT, attention_maps, sampler
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from dljax.models.pretrained import Pretrained, from_pretrained, to_safetensors
     from dljax.models.resnet import RESNETS, ResNet, resnet_weights
     from dljax.models.rnn import RecurrentLanguageModel, RecurrentNet, RecurrentReadout, recurrent_sampler, recurrent_weights
+    from dljax.models.seq2seq import Seq2Seq
+    from dljax.models.translation import decoder_step, encoder, teacher_forcing, translator
     from dljax.models.unet import UNet
     from dljax.models.vgg import VGG, VGGS
     from dljax.models.weights import Weight, export_weights, import_weights, read_tensors, write_tensors

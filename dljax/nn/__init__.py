@@ -76,21 +76,23 @@ from dljax.nn.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, glo
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 from dljax.nn.separable import DepthwiseConv, SeparableConv
+from dljax.nn.seq_attention import SequenceAttention, additive_scores, multiplicative_scores
 from dljax.nn.toeplitz import toeplitz
 
 __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
     "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention",
     "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention",
-    "SeparableConv", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "adjacency_matrix", "as_model",
-    "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "components", "computation_graph", "conv_transpose",
-    "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "fixup", "forward_pass", "fully_connected", "gain",
-    "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "gradient_norms", "graph_from_edges", "graph_from_matrix",
-    "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian",
-    "laplacian_spectrum", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "neighbour_sum", "pagerank",
-    "patches", "row_product", "shortest_paths", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows",
-    "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth",
-    "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "variational_dropout", "weisfeiler_lehman",
+    "SeparableConv", "SequenceAttention", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores",
+    "adjacency_matrix", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "components",
+    "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "fixup",
+    "forward_pass", "fully_connected", "gain", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "gradient_norms",
+    "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity",
+    "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout", "mish",
+    "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "pagerank", "patches", "row_product", "shortest_paths",
+    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
+    "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix",
+    "unit_pixels", "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

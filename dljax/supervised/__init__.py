@@ -27,11 +27,13 @@ from dljax.supervised.generalisation import (
 from dljax.supervised.learner import PerExample, SupervisedState, supervised
 from dljax.supervised.linear import Fit, Predict, random_features, ridge
 from dljax.supervised.node_embeddings import node_embeddings, walk_loss
+from dljax.supervised.scheduled_sampling import scheduled_sampling
 from dljax.supervised.truncated_bptt import truncated_bptt
 
 __all__ = [
     "BiasVariance", "CrossValidation", "Curve", "EmbeddingState", "Fit", "PerExample", "Predict", "Reliability", "Scaling", "SupervisedState",
     "bias_variance", "brier_score", "classwise_calibration_error", "cross_validate", "double_descent", "expected_calibration_error",
     "fit_learner", "folds", "glove", "learning_curve", "nearest", "negative_sampling", "node_embeddings", "platt_scaling", "random_features",
-    "refreshed", "reliability", "ridge", "supervised", "temperature_scaling", "truncated_bptt", "vector_scaling", "walk_loss",
+    "refreshed", "reliability", "ridge", "scheduled_sampling", "supervised", "temperature_scaling", "truncated_bptt", "vector_scaling",
+    "walk_loss",
 ]  # fmt: skip

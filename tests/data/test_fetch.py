@@ -299,6 +299,20 @@ def test_a_debian_package_is_used_and_a_damaged_one_named(folders):
         read(entry)
 
 
+def test_a_python_package_is_used_without_importing_it_and_another_release_named(folders, monkeypatch):
+    (folders / "stuffpackage" / "data").mkdir(parents=True)
+    (folders / "stuffpackage" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folders / "stuffpackage" / "data" / "stuff.bin").write_bytes(CONTENT)
+    entry = entry_of(urls=("http://127.0.0.1:1/",), python_package="stuff==1.0", python_folder="stuffpackage/data")
+    with pytest.raises(FileNotFoundError, match=r"the Python package stuff==1.0 \(not installed\)(.|\n)*`pip install 'stuff==1.0'`"):
+        read(entry)
+    monkeypatch.syspath_prepend(folders)
+    assert read(entry) == CONTENT
+    (folders / "stuffpackage" / "data" / "stuff.bin").write_bytes(CONTENT[::-1])
+    with pytest.raises(ValueError, match=r"has the wrong checksum.*run `pip install 'stuff==1.0'`, or put stuff.bin into"):
+        read(entry)
+
+
 @pytest.mark.parametrize("level", [1, 9])
 def test_a_packed_file_is_known_by_its_content_whoever_packed_it(folders, server, level):
     server.body = gzip.compress(CONTENT, level, mtime=level)

@@ -54,24 +54,33 @@ from dljax.nn.dropout import (
     stochastic_depth,
     variational_dropout,
 )
-from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
+from dljax.nn.graph import GraphConvolution, neighbour_sum, single_graph
+from dljax.nn.graph_aggregation import GINConvolution, SAGEConvolution, unit_rows
+from dljax.nn.graph_attention import GraphAttention, GraphAttentionV2, GraphDotProductAttention
+from dljax.nn.graph_heads import AttentionPooling, GraphHead, Set2Set, pool_nodes
+from dljax.nn.graph_polynomial import ChebyshevConvolution, chebyshev_sum
+from dljax.nn.graph_recurrent import EdgeNetworkConvolution, GatedGraphConvolution, gated_update
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
+from dljax.nn.message_passing import pass_messages, segment_reduce, segment_softmax
 from dljax.nn.model import Model, as_model
+from dljax.nn.node_features import NodeDense, NodeDropout, SparseRows, sparse_rows
 from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
-    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
-    "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model",
-    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SparseRows", "additive_noise",
-    "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
-    "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
+    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "AttentionPooling", "BackwardPass", "BatchNorm", "ChebyshevConvolution", "ComputationGraph",
+    "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DifferentiationCost", "DropConnectDense", "EdgeNetworkConvolution", "FixupBranch",
+    "ForwardPass", "FusedSelfAttention", "GINConvolution", "GatedGraphConvolution", "GraphAttention", "GraphAttentionV2", "GraphConvolution",
+    "GraphDotProductAttention", "GraphHead", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise",
+    "PReLU", "Propagation", "SAGEConvolution", "SelfAttention", "Set2Set", "SparseRows", "additive_noise", "as_model", "attention",
+    "attention_weights", "avg_pool", "backpropagate", "causal_mask", "chebyshev_sum", "computation_graph", "conv_transpose", "convolution",
+    "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gated_update", "gaussian",
     "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout",
-    "mish", "multiplicative_noise", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink",
-    "unit_pixels", "variational_dropout",
+    "mish", "multiplicative_noise", "neighbour_sum", "pass_messages", "patches", "pool_nodes", "row_product", "segment_reduce", "segment_softmax",
+    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
+    "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink", "unit_pixels", "unit_rows", "variational_dropout",
 ]  # fmt: skip
 
 

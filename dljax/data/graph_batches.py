@@ -7,29 +7,34 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from dljax.core.checks import check_int
 from dljax.core.contract import Batch, Data, Source
 from dljax.data.sources import shuffled
 
 
-def graph_batches(graphs: Sequence[jraph.GraphsTuple], targets: Any, batch_size: int) -> Source:
+def graph_batches(
+    graphs: Sequence[jraph.GraphsTuple], targets: Any, batch_size: int, *, num_nodes: int | None = None, num_edges: int | None = None
+) -> Source:
     """Batches of single graphs, packed one behind another and padded to one size, put together on the device.
 
-    A batch equals `jraph.pad_with_graphs(jraph.batch(its graphs), ...)`: B graphs, and one of padding behind them, with room for the largest B
-    graphs of the data, so that every batch fits. All graphs are kept as one list of nodes and one of edges, of which a batch gathers its pieces;
-    each epoch takes every graph once, in a new order.
+    A batch equals `jraph.pad_with_graphs(jraph.batch(its graphs), ...)`: B graphs, and one of padding behind them. All graphs are kept as one list
+    of nodes and one of edges, of which a batch gathers its pieces; each epoch takes every graph once, in a new order.
 
     Args:
       graphs: single graphs (`n_node` [1]), alike in what their nodes and edges hold, receivers ascending, as `single_graph` and
         `smiles_to_graph` leave them; `globals` are not used.
       targets: [G, ...], a row for each graph.
       batch_size: B, 1 <= B <= G.
+      num_nodes, num_edges: room for the nodes and edges of a batch; None makes it as large as the B largest graphs need, so that every batch fits.
+        Sums of B sizes seldom come near that: with less room batches cost less, and the last graphs of the few that do not fit are left out.
     Returns:
-      A source of `{"x": GraphsTuple, "y": [B + 1, ...], "mask": [B + 1]}`, where the mask is 0 for the padding.
+      A source of `{"x": GraphsTuple, "y": [B + 1, ...], "mask": [B + 1]}`, where the mask is 0 for the padding and for graphs left out, which have
+      no nodes.
     Raises:
-      ValueError: no graphs, batched or different ones, receivers that do not ascend, targets of another number, B out of range.
+      ValueError: no graphs, batched or different ones, receivers that do not ascend, targets of another number, B out of range, room that is too
+        small for the largest graph.
 
     >>> from dljax.nn import single_graph
     >>> graphs = [single_graph(np.full((n, 1), n), [0], [n - 1]) for n in (1, 2, 3)]
@@ -40,18 +45,18 @@ def graph_batches(graphs: Sequence[jraph.GraphsTuple], targets: Any, batch_size:
     """
     targets = _checked("graph_batches", graphs, targets)
     check_int("graph_batches", "batch_size", batch_size, minimum=1, maximum=len(graphs))
-    counts = {name: np.array([int(getattr(graph, name)[0]) for graph in graphs], np.int32) for name in ("n_node", "n_edge")}
-    # One more node than the largest batch has: the padding's edges end in it.
-    num_nodes, num_edges = (int(np.sort(counts[name])[-batch_size:].sum()) for name in ("n_node", "n_edge"))
-    num_nodes += 1
+    room = {}
+    for name, asked, kind in (("num_nodes", num_nodes, "n_node"), ("num_edges", num_edges, "n_edge")):
+        sizes = np.sort([int(getattr(graph, kind)[0]) for graph in graphs])
+        room[name] = int(sizes[-batch_size:].sum()) if asked is None else check_int("graph_batches", name, asked, minimum=int(sizes[-1]))
     order = shuffled({"row": np.arange(len(graphs), dtype=np.int32)}, batch_size)
 
     def next(data: Data, cursor: Any) -> tuple[Any, Batch]:
         cursor, rows = order.next({"row": data["row"]}, cursor)
         chosen = rows["row"]
-        batch, y = _packed(data["graphs"], chosen, num_nodes, num_edges), data["y"][chosen]
-        mask = (jnp.arange(batch_size + 1) < batch_size).astype(jnp.float32)
-        return cursor, {"x": batch, "y": jnp.concatenate([y, jnp.zeros_like(y[:1])]), "mask": mask}
+        batch, is_in = _packed(data["graphs"], chosen, **room)
+        y = jnp.concatenate([data["y"][chosen], jnp.zeros_like(data["y"][:1])])
+        return cursor, {"x": batch, "y": y, "mask": jnp.append(is_in, False).astype(jnp.float32)}
 
     return Source(order.init, next, {**order.data, "graphs": jax.tree.map(jnp.asarray, _listed(graphs)), "y": jnp.asarray(targets)})
 
@@ -88,9 +93,12 @@ def _listed(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
     return jax.tree.map(joined, *(graph._replace(globals=None) for graph in graphs))
 
 
-def _packed(graphs: jraph.GraphsTuple, chosen: Int[Array, "B"], num_nodes: int, num_edges: int) -> jraph.GraphsTuple:
-    nodes, _, is_node, n_node, first = _places(graphs.n_node, chosen, num_nodes)
-    edges, edge_graph, is_edge, n_edge, _ = _places(graphs.n_edge, chosen, num_edges)
+def _packed(graphs: jraph.GraphsTuple, chosen: Int[Array, "B"], num_nodes: int, num_edges: int) -> tuple[jraph.GraphsTuple, Bool[Array, "B"]]:
+    sizes = [counts[chosen] for counts in (graphs.n_node, graphs.n_edge)]
+    is_in = (jnp.cumsum(sizes[0]) <= num_nodes) & (jnp.cumsum(sizes[1]) <= num_edges)
+    # One more node than there is room for: the padding's edges end in it.
+    nodes, _, is_node, n_node, first = _places(graphs.n_node, chosen, jnp.where(is_in, sizes[0], 0), num_nodes + 1)
+    edges, edge_graph, is_edge, n_edge, _ = _places(graphs.n_edge, chosen, jnp.where(is_in, sizes[1], 0), num_edges)
 
     def taken(values: Array, places: Array, is_real: Array) -> Array:
         rows = jnp.take(values, places, axis=0, mode="clip")
@@ -100,7 +108,7 @@ def _packed(graphs: jraph.GraphsTuple, chosen: Int[Array, "B"], num_nodes: int, 
         # The edges of the padding lead from its first node to itself.
         return jnp.where(is_edge, jnp.take(ends, edges, mode="clip"), 0) + first[edge_graph]
 
-    return jraph.GraphsTuple(
+    batch = jraph.GraphsTuple(
         nodes=jax.tree.map(lambda leaf: taken(leaf, nodes, is_node), graphs.nodes),
         edges=jax.tree.map(lambda leaf: taken(leaf, edges, is_edge), graphs.edges),
         senders=end(graphs.senders),
@@ -109,12 +117,12 @@ def _packed(graphs: jraph.GraphsTuple, chosen: Int[Array, "B"], num_nodes: int, 
         n_node=n_node,
         n_edge=n_edge,
     )
+    return batch, is_in
 
 
-def _places(counts: Int[Array, "G"], chosen: Int[Array, "B"], room: int) -> tuple[Array, ...]:
+def _places(counts: Int[Array, "G"], chosen: Int[Array, "B"], sizes: Int[Array, "B"], room: int) -> tuple[Array, ...]:
     """Where each of the batch's rows lies in the list, its graph in the batch, whether it is real, the batch's counts, where its graphs begin."""
     starts = jnp.cumsum(counts) - counts
-    sizes = counts[chosen]
     ends = jnp.cumsum(sizes)
     row = jnp.arange(room, dtype=jnp.int32)
     graph = jnp.searchsorted(ends, row, side="right", method="compare_all").astype(jnp.int32)

@@ -83,12 +83,12 @@ class GatedGraphConvolution(linen.Module):
         initial = linen.initializers.variance_scaling(1, "fan_avg", "uniform", batch_axis=0)
         kernel = self.param("kernel", initial, (self.num_edge_types, self.features, self.features))
         bias = self.param("bias", linen.initializers.zeros, (self.num_edge_types, self.features)) if self.use_bias else None
-        gru = _gru_weights(self, self.features)
         state = state.astype(kernel.dtype)
+        gru = _gru_weights(self, self.features, state.dtype)
 
         def step(state: Array, _: None) -> tuple[Array, None]:
             values = jnp.einsum("nd,kdf->nkf", state, kernel)
-            values = values if bias is None else values + bias[None]
+            values = values if bias is None else values + bias[None].astype(values.dtype)
             if types is None:
                 read = pass_messages(graph, values[:, 0], is_sorted=self.is_sorted)
             else:
@@ -147,24 +147,20 @@ class EdgeNetworkConvolution(linen.Module):
             edges = linen.relu(Dense(size, name=f"edge_{i}")(edges))
         matrices = Dense(self.features**2, kernel_init=GLOROT, name="matrix")(edges).reshape(-1, self.features, self.features)
         bias = self.param("bias", linen.initializers.zeros, (self.features,)) if self.use_bias else None
-        gru = _gru_weights(self, self.features)
         state = state.astype(matrices.dtype)
+        gru = _gru_weights(self, self.features, state.dtype)
 
         def step(state: Array, _: None) -> tuple[Array, None]:
             read = pass_messages(graph, state, lambda sent, received, edges: jnp.einsum("ed,edf->ef", sent, matrices), is_sorted=self.is_sorted)
-            return gated_update(state, read if bias is None else read + bias[None], gru), None
+            return gated_update(state, read if bias is None else read + bias[None].astype(read.dtype), gru), None
 
         return graph._replace(nodes=lax.scan(step, state, None, length=self.num_steps)[0])
 
 
-def _gru_weights(layer: linen.Module, size: int) -> dict[str, Array]:
-    zeros = linen.initializers.zeros
-    return {
-        "kernel": layer.param("gru_kernel", GLOROT, (size, 3 * size)),
-        "bias": layer.param("gru_bias", zeros, (3 * size,)),
-        "state_kernel": layer.param("gru_state_kernel", linen.initializers.orthogonal(), (size, 3 * size)),
-        "state_bias": layer.param("gru_state_bias", zeros, (3 * size,)),
-    }
+def _gru_weights(layer: linen.Module, size: int, dtype: Any) -> dict[str, Array]:
+    zeros, orthogonal = linen.initializers.zeros, linen.initializers.orthogonal()
+    shapes = {"kernel": (GLOROT, size), "bias": (zeros,), "state_kernel": (orthogonal, size), "state_bias": (zeros,)}
+    return {name: layer.param(f"gru_{name}", init, (*rows, 3 * size)).astype(dtype) for name, (init, *rows) in shapes.items()}
 
 
 def _filled_up(who: str, nodes: Any, features: int) -> Array:

@@ -33,16 +33,37 @@ def test_7_2_packed_batches_are_those_of_jraph_and_an_epoch_has_each_graph_once(
         expected = jraph.pad_with_graphs(jraph.batch_np([graphs[i] for i in chosen]), sum(sizes[0]) + 1, sum(sizes[1]), 4)
         jax.tree.map(np.testing.assert_array_equal, batch["x"], expected)
         assert (np.diff(batch["x"].receivers) >= 0).all()
-        assert batch["y"][3] == 0 and batch["mask"].tolist() == [1, 1, 1, 0]
+        assert batch["y"][3] == 0
+        assert batch["mask"].tolist() == [1, 1, 1, 0]
         seen += chosen.tolist()
     assert sorted(seen) == sorted([*range(7)] * 3)
     assert sorted(seen[:7]) == [*range(7)]
 
 
+def test_graphs_that_find_no_room_are_left_out_and_masked():
+    graphs = some_graphs()
+    source = graph_batches(graphs, np.arange(1.0, 8.0), batch_size=3, num_nodes=8, num_edges=9)
+    advance = jax.jit(source.next)
+    cursor, numbers = source.init(jax.random.key(0)), set()
+    for _ in range(7):
+        cursor, batch = advance(source.data, cursor)
+        num = int(batch["mask"].sum())
+        chosen = batch["y"][:num].astype(int) - 1
+        kept = jraph.pad_with_graphs(jraph.batch_np([graphs[i] for i in chosen]), 9, 9, num + 1)
+        jax.tree.map(np.testing.assert_array_equal, batch["x"].nodes, kept.nodes)
+        np.testing.assert_array_equal(batch["x"].receivers, kept.receivers)
+        assert batch["x"].n_node.tolist() == [*kept.n_node[:num].tolist(), *[0] * (3 - num), int(kept.n_node[-1])]
+        numbers.add(num)
+    assert len(numbers) > 1
+    with pytest.raises(ValueError, match="num_nodes must be >= 5, got 4"):
+        graph_batches(graphs, np.arange(7.0), 3, num_nodes=4)
+
+
 def test_a_batch_of_all_graphs_keeps_their_order():
     graphs = some_graphs()
     batch = graph_batch(graphs, np.arange(14.0).reshape(7, 2))
-    assert batch["y"].shape == (8, 2) and batch["mask"].tolist() == [1.0] * 7 + [0.0]
+    assert batch["y"].shape == (8, 2)
+    assert batch["mask"].tolist() == [1.0] * 7 + [0.0]
     parts = jraph.unbatch(batch["x"])[:7]
     for part, graph in zip(parts, graphs, strict=True):
         jax.tree.map(np.testing.assert_array_equal, part.nodes, graph.nodes)

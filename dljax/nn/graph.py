@@ -41,7 +41,8 @@ def single_graph(nodes: Any, senders: Any, receivers: Any, edges: Any = None) ->
     order = np.argsort(ends["receivers"], kind="stable")
     return jraph.GraphsTuple(
         nodes=jax.tree.map(jnp.asarray, nodes),
-        edges=jax.tree.map(lambda leaf: jnp.asarray(leaf)[order], edges),
+        # Ordered on the host too: on the device every number of edges would be a program of its own.
+        edges=jax.tree.map(lambda leaf: leaf[order] if isinstance(leaf, jax.core.Tracer) else jnp.asarray(np.asarray(leaf)[order]), edges),
         senders=jnp.asarray(ends["senders"][order]),
         receivers=jnp.asarray(ends["receivers"][order]),
         globals=None,

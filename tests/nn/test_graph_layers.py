@@ -1,5 +1,6 @@
 """Graph layers: PyTorch Geometric's values and gradients with the same weights, the dense formulas of the papers, and the ends of their ranges."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,6 +15,8 @@ from dljax.nn.message_passing import REDUCTIONS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "graphs.npz")
 KEY = jax.random.key(0)
+# Programs that run once: most of their time would go into making them fast.
+QUICK = {"compiler_options": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
 # name -> layer, what its edges carry
 LAYERS = {
     "gat_True": (nn.GraphAttention(3, num_heads=2), None),
@@ -60,7 +63,7 @@ def values():
 
     with jax.enable_x64(True):
         graphs = {name: golden_graph(kind) for name, (_, kind) in LAYERS.items()}
-        return jax.jit(lambda graphs: {name: one(name, layer, graphs[name]) for name, (layer, _) in LAYERS.items()})(graphs)
+        return jax.jit(lambda graphs: {name: one(name, layer, graphs[name]) for name, (layer, _) in LAYERS.items()}, **QUICK)(graphs)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -87,7 +90,7 @@ def with_weights(layer, graph, seed=1):
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(layer.init, KEY, graph)["params"]
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
-    out = jax.jit(lambda params: layer.apply({"params": params}, graph))(params)
+    out = jax.jit(lambda params: layer.apply({"params": params}, graph), **QUICK)(params)
     return np.asarray(out.nodes if isinstance(out, jraph.GraphsTuple) else out), jax.tree.map(np.asarray, params)
 
 
@@ -211,32 +214,35 @@ LARGE = {
 }  # fmt: skip
 
 
+def edges_of(name, graph):
+    return graph.edges if name in ("attention v2", "transformer", "gin", "edges") else None
+
+
+@partial(jax.jit, **QUICK)
+@partial(jax.grad, argnums=(0, 1), has_aux=True)
+def gradients_and_sums(params, x, graph):
+    sums = {}
+    for name, layer in LARGE.items():
+        out = layer.apply({"params": params[name]}, graph._replace(nodes=x, edges=edges_of(name, graph)))
+        sums[name] = (out.nodes if isinstance(out, jraph.GraphsTuple) else out).sum()
+    return sum(sums.values()), sums
+
+
 @pytest.mark.parametrize("kind", ["no edges", "features of ten thousand", "zeros"])
 def test_7_2_isolated_nodes_and_empty_graphs_and_large_numbers_give_no_nan(kind):
     graph, _ = random_graph(edge_size=3)
     graph = jraph.pad_with_graphs(graph, n_node=10, n_edge=40, n_graph=4)
     if kind == "no edges":
-        none = jnp.zeros(0, jnp.int32)
-        graph = graph._replace(senders=none, receivers=none, edges=graph.edges[:0], n_edge=jnp.zeros(4, jnp.int32))
-    scale = 1e4 if kind == "features of ten thousand" else 0.0 if kind == "zeros" else 1.0
-    graph = jax.tree.map(lambda leaf: jnp.asarray(scale * leaf, jnp.float32) if leaf.dtype == np.float64 else jnp.asarray(leaf), graph)
-
-    def total(params, x):
-        sums = {}
-        for name, layer in LARGE.items():
-            edges = graph.edges if name in ("attention v2", "transformer", "gin", "edges") else None
-            out = layer.apply({"params": params[name]}, graph._replace(nodes=x, edges=edges))
-            sums[name] = (out.nodes if isinstance(out, jraph.GraphsTuple) else out).sum()
-        return sum(sums.values()), sums
-
-    def init(name, layer):
-        edges = graph.edges if name in ("attention v2", "transformer", "gin", "edges") else None
-        rng = np.random.default_rng(0)
-        shapes = jax.eval_shape(layer.init, KEY, graph._replace(edges=edges))["params"]
-        return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), shapes)
-
-    params = {name: init(name, layer) for name, layer in LARGE.items()}
-    gradients, sums = jax.jit(jax.grad(total, (0, 1), has_aux=True))(params, graph.nodes)
+        none = np.zeros(0, np.int32)
+        graph = graph._replace(senders=none, receivers=none, edges=graph.edges[:0], n_edge=np.zeros(4, np.int32))
+    scale = {"no edges": 1.0, "features of ten thousand": 1e4, "zeros": 0.0}[kind]
+    graph = jax.tree.map(
+        lambda leaf: jnp.asarray(scale * leaf if leaf.dtype == np.float64 else leaf, leaf.dtype.name.replace("float64", "float32")), graph
+    )
+    rng = np.random.default_rng(0)
+    shapes = {name: jax.eval_shape(layer.init, KEY, graph._replace(edges=edges_of(name, graph)))["params"] for name, layer in LARGE.items()}
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), shapes)
+    gradients, sums = gradients_and_sums(params, graph.nodes, graph)
     assert all(jnp.isfinite(value) for value in sums.values()), sums
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
@@ -244,11 +250,16 @@ def test_7_2_isolated_nodes_and_empty_graphs_and_large_numbers_give_no_nan(kind)
 def test_dropout_of_attention_keeps_the_mean():
     graph, _ = random_graph()
     layer = nn.GraphAttention(3, num_heads=2, dropout_rate=0.4)
-    variables = layer.init(KEY, graph)
-    one = jax.jit(jax.vmap(lambda key: layer.apply(variables, graph, True, rngs={"dropout": key}).nodes))
-    many = one(jax.random.split(jax.random.key(1), 3000))
-    np.testing.assert_allclose(many.mean(0), layer.apply(variables, graph).nodes, atol=5 * float(many.std(0).max()) / 3000**0.5)
-    assert many.std(0).min() > 0
+    variables = {"params": jax.tree.map(lambda leaf: 0.1 + jnp.zeros(leaf.shape), jax.eval_shape(layer.init, KEY, graph)["params"])}
+
+    @partial(jax.jit, **QUICK)
+    def run(keys):
+        each = jax.vmap(lambda key: layer.apply(variables, graph, True, rngs={"dropout": key}).nodes)(keys)
+        return each.mean(0), each.std(0), layer.apply(variables, graph).nodes
+
+    mean, deviation, expected = run(jax.random.split(jax.random.key(1), 2000))
+    np.testing.assert_allclose(mean, expected, atol=5 * float(deviation.max()) / 2000**0.5)
+    assert deviation.min() > 0
 
 
 def test_unit_rows_have_length_one_and_zero_rows_no_gradient_of_nan():

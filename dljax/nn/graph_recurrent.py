@@ -158,9 +158,14 @@ class EdgeNetworkConvolution(linen.Module):
 
 
 def _gru_weights(layer: linen.Module, size: int, dtype: Any) -> dict[str, Array]:
-    zeros, orthogonal = linen.initializers.zeros, linen.initializers.orthogonal()
-    shapes = {"kernel": (GLOROT, size), "bias": (zeros,), "state_kernel": (orthogonal, size), "state_bias": (zeros,)}
-    return {name: layer.param(f"gru_{name}", init, (*rows, 3 * size)).astype(dtype) for name, (init, *rows) in shapes.items()}
+    inits = {
+        "kernel": GLOROT,
+        "bias": linen.initializers.zeros,
+        "state_kernel": linen.initializers.orthogonal(),
+        "state_bias": linen.initializers.zeros,
+    }
+    shapes = {name: (size, 3 * size) if name.endswith("kernel") else (3 * size,) for name in inits}
+    return {name: layer.param(f"gru_{name}", init, shapes[name]).astype(dtype) for name, init in inits.items()}
 
 
 def _filled_up(who: str, nodes: Any, features: int) -> Array:

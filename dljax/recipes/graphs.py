@@ -111,7 +111,7 @@ def cora_gat(
     seeds=10,
     data="karate",
 )
-def karate_gcn(width: int = 16, num_layers: int = 3, learning_rate: float = 0.01, steps: int = 300) -> Experiment:
+def karate_gcn(width: int = 16, num_layers: int = 2, learning_rate: float = 0.01, steps: int = 200) -> Experiment:
     """A GCN divides Zachary's karate club from two labels, the instructor's and the president's, scored on all 34 members.
 
     No member has features; the network knows them apart by number alone, and carries the two labels along the friendships.

@@ -41,8 +41,8 @@ def esol_mpnn(
     def part(rows):
         return [graphs[row] for row in rows], (esol["y"][rows] - mean) / deviation
 
-    # A batch of so many molecules has more atoms or bonds than that once in ten thousand times.
-    room = {"num_nodes": max(18 * batch_size, 55), "num_edges": max(38 * batch_size, 124)}
+    # Once in ten thousand times 32 molecules have more atoms or bonds than that; no molecule has.
+    source = data.graph_batches(*part(train), batch_size, num_nodes=max(18 * batch_size, 55), num_edges=max(38 * batch_size, 124))
     model = MPNN(1, width=width, edge_sizes=(width,), is_sorted=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
     learner = supervised(model, lambda outputs, y: squared_error(outputs[:, 0], y), optimizer)
@@ -65,9 +65,10 @@ def esol_mpnn(
 
         return {"solubility": report.plot(draw, f"Solubility of {len(measured)} molecules that the network has not seen")}
 
+    assert learner.evaluate is not None
     return Experiment(
         learner._replace(evaluate=learner.evaluate._replace(finish=finish)),
-        data.graph_batches(*part(train), batch_size, **room),
+        source,
         steps=steps,
         evaluation=scored,
         figures=figures,

@@ -87,7 +87,7 @@ def cora_gat(
 
         def draw(axes):
             # Relative to a reader that weighs its neighbours and itself alike.
-            shares = np.log2(weights * (degrees + 1)[:, None])
+            shares = np.log2(np.maximum(weights * (degrees + 1)[:, None], 2**-10))
             groups = {"1": (1, 1), "2": (2, 2), "3": (3, 3), "4-5": (4, 5), "6-10": (6, 10), "> 10": (11, np.inf)}
             spread = [shares[(degrees >= low) & (degrees <= high)].ravel() for low, high in groups.values()]
             axes.violinplot(spread, showmedians=True, showextrema=False)

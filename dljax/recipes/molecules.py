@@ -42,7 +42,9 @@ def esol_mpnn(
         return [graphs[row] for row in rows], (esol["y"][rows] - mean) / deviation
 
     # Once in ten thousand times 32 molecules have more atoms or bonds than that; no molecule has.
-    source = data.graph_batches(*part(train), batch_size, num_nodes=max(18 * batch_size, 55), num_edges=max(38 * batch_size, 124))
+    room = max(18 * batch_size, 55), max(38 * batch_size, 124)
+    molecules, solubilities = part(train)
+    source = data.graph_batches(molecules, solubilities, batch_size, num_nodes=room[0], num_edges=room[1])
     model = MPNN(1, width=width, edge_sizes=(width,), is_sorted=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
     learner = supervised(model, lambda outputs, y: squared_error(outputs[:, 0], y), optimizer)

@@ -8,12 +8,12 @@ from dljax.core.experiment import AtMost, Experiment, recipe
     chapter=7,
     rows=("7.2",),
     target=AtMost("rmse", 0.80, source="Wu et al. (2018), MoleculeNet, table 7: MPNN 0.58 ± 0.03 log10 mol/l, random split"),
-    minutes=2,
+    minutes=1,
     seeds=3,
     data="esol",
 )
 def esol_mpnn(
-    width: int = 32, learning_rate: float = 3e-3, batch_size: int = 32, split: int = 0, is_validation: bool = False, steps: int = 2000
+    width: int = 32, learning_rate: float = 3e-3, batch_size: int = 32, split: int = 0, is_validation: bool = False, steps: int = 1000
 ) -> Experiment:
     """The solubility of molecules in water by a message passing network on their atoms and bonds, scored in log10 mol/l.
 

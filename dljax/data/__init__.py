@@ -2,10 +2,12 @@
 
 from dljax.data.catalogue import CATALOGUE, FileStatus, Info, available, check, get, info, load, where
 from dljax.data.entry import Entry, File
+from dljax.data.graph_batches import graph_batch, graph_batches
 from dljax.data.host import GrainSource, grain_source, open_arrays
 from dljax.data.links import LinkSplit, split_links
 from dljax.data.masking import Masked, mask_tokens
 from dljax.data.memory_tasks import adding_problem
+from dljax.data.molecules import ATOM_FEATURES, BOND_FEATURES, smiles_to_graph
 from dljax.data.neighbours import Neighbourhood, NeighbourLists, neighbour_lists, neighbourhoods, sample_neighbourhood
 from dljax.data.parsers import decode_text, encode_text
 from dljax.data.random_walks import random_walks, sample_walks, second_order_probabilities
@@ -18,10 +20,11 @@ from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
 from dljax.data.word_windows import word_windows
 
 __all__ = [
-    "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info", "LinkSplit", "Masked", "NeighbourLists",
-    "Neighbourhood", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words", "check", "check_labels", "cooccurrences",
-    "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get", "grain_source", "info", "load", "load_tokeniser",
-    "mask_tokens", "neighbour_lists", "neighbourhoods", "open_arrays", "parallel_verses", "permuted_index", "random_walks", "repeat",
-    "sample_neighbourhood", "sample_walks", "second_order_probabilities", "segments", "shuffled", "split_links", "split_words", "stream_segments",
-    "streams", "tf_idf", "train_tokeniser", "where", "windows", "word_windows",
+    "ATOM_FEATURES", "BOND_FEATURES", "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info",
+    "LinkSplit", "Masked", "NeighbourLists", "Neighbourhood", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words", "check",
+    "check_labels", "cooccurrences", "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get", "grain_source",
+    "graph_batch", "graph_batches", "info", "load", "load_tokeniser", "mask_tokens", "neighbour_lists", "neighbourhoods", "open_arrays",
+    "parallel_verses", "permuted_index", "random_walks", "repeat", "sample_neighbourhood", "sample_walks", "second_order_probabilities",
+    "segments", "shuffled", "smiles_to_graph", "split_links", "split_words", "stream_segments", "streams", "tf_idf", "train_tokeniser", "where",
+    "windows", "word_windows",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from flax import linen
 from jaxtyping import Array, Float
 
 from dljax.core.checks import check_int, check_range
-from dljax.nn.graph import GraphConvolution, SparseRows
+from dljax.nn.graph import GraphConvolution
+from dljax.nn.node_features import NodeDropout
 
 
 class GCN(linen.Module):
@@ -49,7 +50,7 @@ class GCN(linen.Module):
         check_range("GCN", "dropout_rate", self.dropout_rate, 0, 1)
         sizes = [self.width] * (self.num_layers - 1) + [self.num_classes]
         self.layers = [GraphConvolution(size, self.use_bias, self.is_sorted) for size in sizes]
-        self.dropout = linen.Dropout(self.dropout_rate)
+        self.dropout = NodeDropout(self.dropout_rate)
 
     def __call__(self, graph: jraph.GraphsTuple, train: bool = False) -> Float[Array, "N C"]:
         """Logits of every node's class.
@@ -65,12 +66,7 @@ class GCN(linen.Module):
 
     def embed(self, graph: jraph.GraphsTuple, train: bool = False) -> Any:
         """What the last layer reads, [N, width]: the hidden features of every node."""
-        nodes = self._dropped(graph.nodes, train)
+        nodes = self.dropout(graph.nodes, train)
         for layer in self.layers[:-1]:
-            nodes = self._dropped(jax.nn.relu(layer(graph._replace(nodes=nodes)).nodes), train)
+            nodes = self.dropout(jax.nn.relu(layer(graph._replace(nodes=nodes)).nodes), train)
         return nodes
-
-    def _dropped(self, nodes: Any, train: bool) -> Any:
-        if isinstance(nodes, SparseRows):
-            return SparseRows(nodes.index, self.dropout(nodes.value, deterministic=not train), nodes.size)
-        return self.dropout(nodes, deterministic=not train)

@@ -56,8 +56,11 @@ from dljax.nn.dropout import (
 )
 from dljax.nn.elman import elman
 from dljax.nn.gradient_norms import gradient_norms
-from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
+from dljax.nn.graph import GraphConvolution, neighbour_sum, single_graph
+from dljax.nn.graph_aggregation import GINConvolution, SAGEConvolution, unit_rows
+from dljax.nn.graph_attention import GraphAttention, GraphAttentionV2, GraphDotProductAttention
 from dljax.nn.graph_conversion import graph_from_edges, graph_from_matrix, graph_from_networkx, graph_to_networkx, graph_to_scipy
+from dljax.nn.graph_heads import AttentionPooling, GraphHead, Set2Set, pool_nodes
 from dljax.nn.graph_matrices import (
     Spectrum,
     adjacency_matrix,
@@ -68,9 +71,13 @@ from dljax.nn.graph_matrices import (
     stationary_distribution,
     transition_matrix,
 )
+from dljax.nn.graph_polynomial import ChebyshevConvolution, chebyshev_sum
+from dljax.nn.graph_recurrent import EdgeNetworkConvolution, GatedGraphConvolution, gated_update
 from dljax.nn.graph_structure import components, shortest_paths, weisfeiler_lehman
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
+from dljax.nn.message_passing import pass_messages, segment_reduce, segment_softmax
 from dljax.nn.model import Model, as_model
+from dljax.nn.node_features import NodeDense, NodeDropout, SparseRows, sparse_rows
 from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, global_avg_pool, global_max_pool, max_pool
 from dljax.nn.product import row_product
@@ -80,19 +87,21 @@ from dljax.nn.seq_attention import SequenceAttention, additive_scores, multiplic
 from dljax.nn.toeplitz import toeplitz
 
 __all__ = [
-    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
-    "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention",
-    "GraphConvolution", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention",
-    "SeparableConv", "SequenceAttention", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores",
-    "adjacency_matrix", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "components",
-    "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "fixup",
-    "forward_pass", "fully_connected", "gain", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "gradient_norms",
-    "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity",
-    "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout", "mish",
-    "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "pagerank", "patches", "row_product", "shortest_paths",
-    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
-    "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix",
-    "unit_pixels", "variational_dropout", "weisfeiler_lehman",
+    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "AttentionPooling", "BackwardPass", "BatchNorm", "ChebyshevConvolution",
+    "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense",
+    "EdgeNetworkConvolution", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GINConvolution", "GatedGraphConvolution", "GraphAttention",
+    "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "Model", "MultiHeadAttention",
+    "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "PReLU", "Propagation", "SAGEConvolution", "SelfAttention",
+    "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise",
+    "additive_scores", "adjacency_matrix", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask",
+    "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost", "drop_connect",
+    "dropout", "elman", "fixup", "forward_pass", "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout", "global_avg_pool",
+    "global_max_pool", "gradient_norms", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy",
+    "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv", "max_pool", "maxout",
+    "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "pagerank", "pass_messages", "patches", "pool_nodes",
+    "row_product", "segment_reduce", "segment_softmax", "shortest_paths", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
+    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "stationary_distribution", "step",
+    "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

@@ -1,7 +1,6 @@
-"""Graph layers on jraph's `GraphsTuple`: convolution over neighbours, and nodes whose features are mostly zero."""
+"""Graphs as jraph's `GraphsTuple`, and the convolution over neighbours."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,65 +9,12 @@ import jraph
 import numpy as np
 from flax import linen
 from jax import lax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from dljax.core.checks import check_int
+from dljax.nn.message_passing import pass_messages, segment_reduce
+from dljax.nn.node_features import GLOROT, SparseRows, node_product, num_features, shapes_of, sparse_rows
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SparseRows:
-    """A matrix with mostly empty rows, such as the bags of words of N documents: each row as a list of its entries.
-
-    A product with it costs K numbers a row where a dense one costs D, and so does dropout on its values. Its arrays have the leading axis of
-    the nodes, so that jraph batches and pads them like any others.
-
-    Attributes:
-      index: the columns of a row's entries, each in [0, D).
-      value: the entries; 0 pads a row that has fewer than K.
-      size: D, how many columns there are.
-
-    >>> rows = sparse_rows([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
-    >>> rows.index.tolist(), rows.value.tolist(), rows.shape
-    ([[1], [0]], [[2.0], [0.0]], (2, 3))
-    """
-
-    index: Int[Array, "N K"]
-    value: Float[Array, "N K"]
-    size: int = field(metadata={"static": True})
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """[N, D]."""
-        return self.index.shape[0], self.size
-
-
-def sparse_rows(matrix: Any, num_entries: int | None = None) -> SparseRows:
-    """The entries of a dense matrix that are not zero, row by row.
-
-    Args:
-      matrix: [N, D], on the host.
-      num_entries: K, room for the entries of a row, >= 1; None takes what the fullest row needs.
-    Raises:
-      ValueError: no matrix, or a row with more than `num_entries` entries.
-
-    >>> sparse_rows([[1.0, 2.0]], num_entries=1)
-    Traceback (most recent call last):
-    ValueError: sparse_rows: num_entries must be at least 2, the entries of the fullest row, got 1
-    """
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2:
-        raise ValueError(f"sparse_rows: matrix must be [N, D], got shape {matrix.shape}")
-    fullest = int(np.count_nonzero(matrix, axis=1).max(initial=0))
-    room = max(fullest, 1) if num_entries is None else check_int("sparse_rows", "num_entries", num_entries, minimum=1)
-    if room < fullest:
-        raise ValueError(f"sparse_rows: num_entries must be at least {fullest}, the entries of the fullest row, got {room}")
-    rows, columns = np.nonzero(matrix)
-    places = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    index = np.zeros((len(matrix), room), np.int32)
-    value = np.zeros((len(matrix), room), matrix.dtype)
-    index[rows, places], value[rows, places] = columns, matrix[rows, columns]
-    return SparseRows(jnp.asarray(index), jnp.asarray(value), matrix.shape[1])
+__all__ = ["GraphConvolution", "SparseRows", "edge_features", "edge_weights", "neighbour_sum", "single_graph", "sparse_rows"]
 
 
 def single_graph(nodes: Any, senders: Any, receivers: Any, edges: Any = None) -> jraph.GraphsTuple:
@@ -95,7 +41,8 @@ def single_graph(nodes: Any, senders: Any, receivers: Any, edges: Any = None) ->
     order = np.argsort(ends["receivers"], kind="stable")
     return jraph.GraphsTuple(
         nodes=jax.tree.map(jnp.asarray, nodes),
-        edges=jax.tree.map(lambda leaf: jnp.asarray(leaf)[order], edges),
+        # Ordered on the host too: on the device every number of edges would be a program of its own.
+        edges=jax.tree.map(lambda leaf: leaf[order] if isinstance(leaf, jax.core.Tracer) else jnp.asarray(np.asarray(leaf)[order]), edges),
         senders=jnp.asarray(ends["senders"][order]),
         receivers=jnp.asarray(ends["receivers"][order]),
         globals=None,
@@ -121,16 +68,14 @@ def neighbour_sum(graph: jraph.GraphsTuple, values: Float[Array, "N D"], *, is_s
     >>> neighbour_sum(graph, jnp.array([[2.0], [4.0]])).round(5).tolist()
     [[3.0], [3.0]]
     """
-    weights = graph.edges
-    if weights is not None and jnp.shape(weights) != graph.senders.shape:
-        raise ValueError(f"neighbour_sum: edges must be None or one weight for each of the {len(graph.senders)} edges, got {_shapes(weights)}")
+    weights = edge_weights("neighbour_sum", graph)
     num_nodes = values.shape[0]
     counted = jnp.ones(graph.senders.shape, values.dtype) if weights is None else weights.astype(values.dtype)
-    degrees = 1 + jraph.segment_sum(counted, graph.receivers, num_nodes, indices_are_sorted=is_sorted)
+    degrees = 1 + segment_reduce(counted, graph.receivers, num_nodes, is_sorted=is_sorted)
     scale = lax.rsqrt(degrees)[:, None]
     values = scale * values
-    messages = values[graph.senders] if weights is None else counted[:, None] * values[graph.senders]
-    return scale * (jraph.segment_sum(messages, graph.receivers, num_nodes, indices_are_sorted=is_sorted) + values)
+    message = None if weights is None else lambda sent, received, edges: counted[:, None] * sent
+    return scale * (pass_messages(graph, values, message, is_sorted=is_sorted) + values)
 
 
 class GraphConvolution(linen.Module):
@@ -155,7 +100,7 @@ class GraphConvolution(linen.Module):
     features: int
     use_bias: bool = False
     is_sorted: bool = False
-    kernel_init: Callable[..., Any] = linen.initializers.glorot_uniform()
+    kernel_init: Callable[..., Any] = GLOROT
 
     @linen.compact
     def __call__(self, graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
@@ -166,26 +111,50 @@ class GraphConvolution(linen.Module):
         Raises:
           ValueError: nodes of another kind, a graph without nodes, edges that are not weights.
         """
-        nodes = graph.nodes
-        if not isinstance(nodes, SparseRows) and jnp.ndim(nodes) != 2:
-            raise ValueError(f"GraphConvolution: nodes must be an array [N, D] or SparseRows, got {_shapes(nodes)}")
-        if nodes.shape[0] == 0:
-            raise ValueError("GraphConvolution: the graph must have at least one node, got none")
-        kernel = self.param("kernel", self.kernel_init, (nodes.shape[1], self.features))
-        if isinstance(nodes, SparseRows):
-            values = jnp.einsum("nk,nkf->nf", nodes.value.astype(kernel.dtype), kernel[nodes.index])
-        else:
-            values = nodes.astype(kernel.dtype) @ kernel
-        values = neighbour_sum(graph, values, is_sorted=self.is_sorted)
+        kernel = self.param("kernel", self.kernel_init, (num_features("GraphConvolution", graph.nodes), self.features))
+        values = neighbour_sum(graph, node_product(graph.nodes, kernel), is_sorted=self.is_sorted)
         if self.use_bias:
             values = values + self.param("bias", linen.initializers.zeros, (self.features,))[None].astype(values.dtype)
         return graph._replace(nodes=values)
 
 
+def edge_features(who: str, graph: jraph.GraphsTuple) -> Float[Array, "E D"] | None:
+    """The edges' features, checked.
+
+    Raises:
+      ValueError: edges that are neither None nor an array [E, D].
+
+    >>> edge_features("layer", single_graph(jnp.zeros((1, 1)), [0], [0], jnp.ones(1)))
+    Traceback (most recent call last):
+    ValueError: layer: edges must be None or features [E, D] with one row for each of the 1 edges, got (1,)
+    """
+    edges = graph.edges
+    if edges is not None and (len(jax.tree.leaves(edges)) != 1 or jnp.ndim(edges) != 2 or len(edges) != len(graph.senders)):
+        raise ValueError(
+            f"{who}: edges must be None or features [E, D] with one row for each of the {len(graph.senders)} edges, got {shapes_of(edges)}"
+        )
+    return edges
+
+
+def edge_weights(who: str, graph: jraph.GraphsTuple) -> Float[Array, "E"] | None:
+    """The edges' weights, checked; `GraphsTuple` has no other place for them.
+
+    Raises:
+      ValueError: edges that are neither None nor one weight for each edge.
+
+    >>> edge_weights("layer", single_graph(jnp.zeros((1, 1)), [0], [0], jnp.ones(1))).tolist()
+    [1.0]
+    """
+    weights = graph.edges
+    if weights is not None and jnp.shape(weights) != graph.senders.shape:
+        raise ValueError(f"{who}: edges must be None or one weight for each of the {len(graph.senders)} edges, got {shapes_of(weights)}")
+    return weights
+
+
 def _num_rows(name: str, tree: Any) -> int:
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or sizes == {()}:
-        raise ValueError(f"graph: {name} must be arrays with one row each, got {_shapes(tree)}")
+        raise ValueError(f"graph: {name} must be arrays with one row each, got {shapes_of(tree)}")
     ((size,),) = sizes
     if name == "nodes" and size == 0:
         raise ValueError("graph: nodes must have at least one row, got none")
@@ -201,7 +170,3 @@ def _as_indices(name: str, values: Any, num_nodes: int) -> Shaped[np.ndarray, "E
     if values.size and not 0 <= values.min() <= values.max() < num_nodes:
         raise ValueError(f"graph: {name} must be nodes in [0, {num_nodes - 1}], got {values.min()} to {values.max()}")
     return values.astype(np.int32)
-
-
-def _shapes(tree: Any) -> str:
-    return ", ".join(map(str, (jnp.shape(leaf) for leaf in jax.tree.leaves(tree)))) or "nothing"

@@ -14,7 +14,7 @@ from dljax.engine import FitConfig, fit, sweep
 
 # A row for every recipe: options that make it small enough to try every way within seconds.
 SMALL = {
-    "bible/masked-lm": {"width": 8, "num_heads": 2, "num_layers": 2, "batch_size": 2},
+    "bible/masked-lm": {"width": 8, "num_heads": 2, "num_layers": 1, "batch_size": 2},
     "cartpole/genetic": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},

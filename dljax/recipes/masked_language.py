@@ -99,7 +99,8 @@ def bible_masked_lm(
         augment=lambda key, batch: hidden(key, batch["x"]["tokens"], rate),
     )
     none = np.zeros((len(train), 1), np.int32)  # places and answers are drawn in every step
-    questions = jax.tree.map(np.asarray, hidden(jax.random.key(0), jnp.asarray(test), 0.15, mask_share=1.0, random_share=0.0))
+    with jax.ensure_compile_time_eval():  # values, also where the rates of a sweep are traced
+        questions = jax.tree.map(np.asarray, hidden(jax.random.key(0), jnp.asarray(test), 0.15, mask_share=1.0, random_share=0.0))
     predict = jax.jit(lambda params, x: learner.functions["predict"](None, params, x))
 
     def answers(params):

@@ -1,5 +1,7 @@
 """A masked language model (chapter 8): words of the bible from both sides."""
 
+from functools import cache
+
 from dljax.core.experiment import AtLeast, Experiment, recipe
 
 
@@ -55,10 +57,8 @@ def bible_masked_lm(
     check_range("bible/masked-lm", "rate", rate, 0, 1, open_low=True)
     check_range("bible/masked-lm", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_range("bible/masked-lm", "weight_decay", weight_decay, 0, open_high=True)
-    train_chapters, test_chapters = _chapters()
-    tokeniser = data.train_tokeniser(train_chapters, "wordpiece", vocab_size=vocab_size, lowercase=True)
+    tokeniser, train, test = _bible(vocab_size, length)
     special = tokeniser.special
-    train, test = (_pieces(tokeniser, chapters, length) for chapters in (train_chapters, test_chapters))
 
     def hidden(key, tokens, rate, **shares):
         options = {"mask_token": special[MASK], "vocab_size": tokeniser.vocab_size, "num_special": len(special), "rate": rate, **shares}
@@ -99,7 +99,8 @@ def bible_masked_lm(
         augment=lambda key, batch: hidden(key, batch["x"]["tokens"], rate),
     )
     none = np.zeros((len(train), 1), np.int32)  # places and answers are drawn in every step
-    questions = jax.tree.map(np.asarray, hidden(jax.random.key(0), jnp.asarray(test), 0.15, mask_share=1.0, random_share=0.0))
+    with jax.ensure_compile_time_eval():  # values, also where the rates of a sweep are traced
+        questions = jax.tree.map(np.asarray, hidden(jax.random.key(0), jnp.asarray(test), 0.15, mask_share=1.0, random_share=0.0))
     predict = jax.jit(lambda params, x: learner.functions["predict"](None, params, x))
 
     def answers(params):
@@ -141,8 +142,9 @@ def bible_masked_lm(
     )
 
 
-def _chapters() -> tuple[list[str], list[str]]:
-    """The chapters of the bible as texts: those to learn from, and every tenth."""
+@cache
+def _bible(vocab_size: int, length: int):
+    """A tokeniser, and the pieces to learn from and those of every tenth chapter, which a sweep asks for again and again."""
     from dljax import data
 
     bible = data.load("bible-kjv")
@@ -150,7 +152,9 @@ def _chapters() -> tuple[list[str], list[str]]:
     for verse, (book, chapter, _) in zip(bible["verses"], bible["reference"].tolist(), strict=True):
         chapters.setdefault((book, chapter), []).append(verse)
     texts = [" ".join(filter(None, verses)) for verses in chapters.values()]
-    return [text for row, text in enumerate(texts) if row % 10 != 9], texts[9::10]
+    train = [text for row, text in enumerate(texts) if row % 10 != 9]
+    tokeniser = data.train_tokeniser(train, "wordpiece", vocab_size=vocab_size, lowercase=True)
+    return tokeniser, _pieces(tokeniser, train, length), _pieces(tokeniser, texts[9::10], length)
 
 
 def _pieces(tokeniser, texts: list[str], length: int):

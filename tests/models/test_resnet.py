@@ -9,7 +9,7 @@ import pytest
 from torch_copy import assert_equal_to_torch, exported, imported, roughened
 
 from dljax.core.tree import named_leaves, num_params
-from dljax.models import RESNETS, ResNet, resnet_weights
+from dljax.models import RESNETS, ResNet, conv_norm, resnet_weights
 from dljax.models.resnet import SqueezeExcitation
 
 # The network whose tensors and outputs tests/golden/make_convolutional.py keeps.
@@ -230,7 +230,6 @@ def test_uint8_pictures_of_any_size_are_taken_and_dropout_is_of_training_only():
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({}, (8, 8, 3), r"ResNet: x must be pictures \[B, H, W, C\]"),
         ({"blocks": (2, 0)}, (1, 8, 8, 3), "ResNet: blocks must be >= 1, got 0"),
         ({"squeeze": -1}, (1, 8, 8, 3), "ResNet: squeeze must be >= 0, got -1"),
         ({"groups": 2}, (1, 8, 8, 3), "ResNet: groups and widening are of the bottleneck's .*got 2 and 1 without one; set is_bottleneck"),
@@ -240,6 +239,11 @@ def test_uint8_pictures_of_any_size_are_taken_and_dropout_is_of_training_only():
 def test_refusals(options, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(ResNet(10, **options).init, jax.random.key(0), jnp.zeros(shape))
+
+
+def test_what_is_no_batch_of_pictures_is_refused():
+    with pytest.raises(ValueError, match=r"ResNet: x must be pictures \[B, H, W, C\] of at least 1 x 1, got \(8, 8, 3\)"):
+        conv_norm.pictures("ResNet", jnp.zeros((8, 8, 3)))
 
 
 def test_names_of_preactivated_networks_and_an_impossible_ratio_are_refused():

@@ -96,7 +96,7 @@ def assert_equal_to_torch(model, module, x, weights=None, *, logits=lambda outpu
                 return jnp.sin(outputs).sum(), (outputs, changed)
 
             gradients, (outputs, changed) = jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
-            return model.apply(variables, x), outputs, gradients, changed
+            return model.apply(variables, x) if has_modes else outputs, outputs, gradients, changed
 
         evaluated, trained, (gradients, into_x), changed = ours(variables, x)
 

@@ -217,7 +217,7 @@ def test_5_2_squeeze_and_excitation_is_its_formula():
 
 
 def test_uint8_pictures_of_any_size_are_taken_and_dropout_is_of_training_only():
-    model = ResNet(3, (1, 1), 2, dropout_rate=0.5, is_small=True)
+    model = ResNet(3, (1,), 2, dropout_rate=0.5, is_small=True)
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 7, 5, 1)), jnp.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), x)
 

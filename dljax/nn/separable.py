@@ -31,10 +31,9 @@ class DepthwiseConv(linen.Module):
     Source: Sifre (2014), Rigid-motion scattering for image classification, section 6.2; Chollet (2017), Xception, section 2.
 
     >>> import jax
-    >>> layer = DepthwiseConv((3, 3))
-    >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 4)))
-    >>> jax.tree.map(jnp.shape, variables["params"]), layer.apply(variables, jnp.ones((1, 8, 8, 4))).shape
-    ({'bias': (4,), 'kernel': (3, 3, 1, 4)}, (1, 8, 8, 4))
+    >>> y, variables = jax.eval_shape(DepthwiseConv((3, 3)).init_with_output, jax.random.key(0), jnp.ones((1, 8, 8, 4)))
+    >>> y.shape, jax.tree.map(jnp.shape, variables["params"])
+    ((1, 8, 8, 4), {'bias': (4,), 'kernel': (3, 3, 1, 4)})
     """
 
     kernel_size: Sequence[int]
@@ -76,7 +75,7 @@ class SeparableConv(linen.Module):
     Source: Chollet (2017), Xception: Deep learning with depthwise separable convolutions, section 2, without an activation in between.
 
     >>> import jax
-    >>> SeparableConv(6, (3, 3)).init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 4)))[0].shape
+    >>> jax.eval_shape(SeparableConv(6, (3, 3)).init_with_output, jax.random.key(0), jnp.ones((1, 8, 8, 4)))[0].shape
     (1, 8, 8, 6)
     """
 

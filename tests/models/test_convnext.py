@@ -20,6 +20,7 @@ def test_5_2_convnext_has_the_papers_number_of_parameters(name):
     assert num_params(variables) == COUNTS[name]
 
 
+@pytest.mark.slow
 def test_5_2_convnext_equals_hugging_faces_with_copied_weights():
     transformers = pytest.importorskip("transformers")
     config = transformers.ConvNextConfig(patch_size=2, num_stages=2, hidden_sizes=[4, 6], depths=[1, 2], num_labels=5, layer_norm_eps=1e-6)
@@ -39,7 +40,7 @@ def test_5_2_convnext_equals_hugging_faces_with_copied_weights():
     weights += layer("convnext.layernorm", "norm") + layer("classifier", "head", "transposed")
     x = np.random.default_rng(0).normal(size=(2, 13, 12, 3))
     model = ConvNeXt(5, (1, 2), (4, 6), patch_size=2, drop_rate=0.0)
-    assert_equal_to_torch(model, theirs, x, weights, logits=lambda outputs: outputs.logits)
+    assert_equal_to_torch(model, theirs, x, weights, logits=lambda outputs: outputs.logits, has_modes=False)
 
 
 def test_5_2_stochastic_depth_drops_whole_branches_of_some_examples_in_training_only():

@@ -18,6 +18,7 @@ def test_5_2_googlenet_has_the_number_of_parameters_of_the_paper_and_of_torchvis
     assert count(is_normalised=True, large_window=3) == 6_624_904  # torchvision's, likewise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_normalised", [False, True])
 def test_5_2_googlenet_equals_a_torch_module_with_copied_weights(is_normalised):
     torch = pytest.importorskip("torch")

@@ -33,6 +33,7 @@ def conv_norm(nn, inputs, out, window=3, stride=1, groups=1, activation=None):
     return ConvNorm()
 
 
+@pytest.mark.slow
 def test_5_2_mobilenet_v1_equals_a_torch_module_with_copied_weights():
     torch = pytest.importorskip("torch")
     nn, relu = torch.nn, torch.relu

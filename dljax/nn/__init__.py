@@ -61,17 +61,18 @@ from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
+from dljax.nn.seq_attention import SequenceAttention, additive_scores, multiplicative_scores
 
 __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
     "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model",
-    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SparseRows", "additive_noise",
-    "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
-    "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
-    "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout",
-    "mish", "multiplicative_noise", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink",
-    "unit_pixels", "variational_dropout",
+    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SequenceAttention", "SparseRows",
+    "additive_noise", "additive_scores", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask",
+    "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass",
+    "fully_connected", "gain", "gaussian", "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv",
+    "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "patches", "row_product",
+    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
+    "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink", "unit_pixels", "variational_dropout",
 ]  # fmt: skip
 
 

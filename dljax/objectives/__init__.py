@@ -20,12 +20,12 @@ from dljax.objectives.losses import (
 from dljax.objectives.margins import hinge_loss, logistic_loss, multiclass_hinge_loss
 from dljax.objectives.metrics import accuracy, top_k
 from dljax.objectives.penalties import elastic_net, group_lasso, l1, l2, max_norm, nuclear, orthogonal
-from dljax.objectives.sequence import ctc_loss
+from dljax.objectives.sequence import ctc_loss, edit_distance
 
 __all__ = [
-    "AdversarialLoss", "absolute_error", "accuracy", "contrastive_loss", "cosine_distance", "cross_entropy", "ctc_loss", "elastic_net",
-    "focal_loss", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge", "hinge_loss", "huber_loss", "info_nce", "js_divergence",
-    "kl_divergence", "l1", "l2", "least_squares", "log_cosh", "logistic_loss", "max_norm", "minimax", "mode_coverage", "multiclass_hinge_loss",
-    "non_saturating", "nt_xent", "nuclear", "orthogonal", "quantile_loss", "r1", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss",
-    "softmax_cross_entropy", "squared_error", "top_k", "total_variation", "triplet_loss", "wasserstein",
+    "AdversarialLoss", "absolute_error", "accuracy", "contrastive_loss", "cosine_distance", "cross_entropy", "ctc_loss", "edit_distance",
+    "elastic_net", "focal_loss", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge", "hinge_loss", "huber_loss", "info_nce",
+    "js_divergence", "kl_divergence", "l1", "l2", "least_squares", "log_cosh", "logistic_loss", "max_norm", "minimax", "mode_coverage",
+    "multiclass_hinge_loss", "non_saturating", "nt_xent", "nuclear", "orthogonal", "quantile_loss", "r1", "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss", "softmax_cross_entropy", "squared_error", "top_k", "total_variation", "triplet_loss", "wasserstein",
 ]  # fmt: skip

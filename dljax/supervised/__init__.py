@@ -25,10 +25,11 @@ from dljax.supervised.generalisation import (
 )
 from dljax.supervised.learner import PerExample, SupervisedState, supervised
 from dljax.supervised.linear import Fit, Predict, random_features, ridge
+from dljax.supervised.scheduled_sampling import scheduled_sampling
 
 __all__ = [
     "BiasVariance", "CrossValidation", "Curve", "Fit", "PerExample", "Predict", "Reliability", "Scaling", "SupervisedState", "bias_variance",
     "brier_score", "classwise_calibration_error", "cross_validate", "double_descent", "expected_calibration_error", "fit_learner", "folds",
-    "learning_curve", "platt_scaling", "random_features", "refreshed", "reliability", "ridge", "supervised", "temperature_scaling",
-    "vector_scaling",
+    "learning_curve", "platt_scaling", "random_features", "refreshed", "reliability", "ridge", "scheduled_sampling", "supervised",
+    "temperature_scaling", "vector_scaling",
 ]  # fmt: skip

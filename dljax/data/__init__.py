@@ -3,12 +3,14 @@
 from dljax.data.catalogue import CATALOGUE, FileStatus, Info, available, check, get, info, load, where
 from dljax.data.entry import Entry, File
 from dljax.data.host import GrainSource, grain_source, open_arrays
+from dljax.data.masking import Masked, mask_tokens
 from dljax.data.parsers import decode_text, encode_text
 from dljax.data.sources import check_labels, from_sampler, permuted_index, repeat, segments, shuffled, windows
+from dljax.data.tokenisers import Encoded, Tokeniser, load_tokeniser, train_tokeniser
 from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
 
 __all__ = [
-    "CATALOGUE", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info", "available", "check", "check_labels", "decode_text",
-    "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get", "grain_source", "info", "load", "open_arrays", "permuted_index",
-    "repeat", "segments", "shuffled", "where", "windows",
+    "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info", "Masked", "Tokeniser", "available", "check",
+    "check_labels", "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get", "grain_source", "info", "load",
+    "load_tokeniser", "mask_tokens", "open_arrays", "permuted_index", "repeat", "segments", "shuffled", "train_tokeniser", "where", "windows",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from dljax.models.tensor_files import place_file, read_json, read_tensors, write
 from dljax.models.weights import Weight, export_weights, import_weights
 from dljax.nn.model import Variables
 
-FAMILIES = {"albert": "bert", "bert": "bert", "roberta": "bert"}
+FAMILIES = {"albert": "bert_weights", "bert": "bert_weights", "roberta": "bert_weights"}
 """Where the `FAMILY` of each `model_type` is found: a module of `dljax.models`."""
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
@@ -53,6 +53,7 @@ class Family(NamedTuple):
     """What a family of models says about itself, as `FAMILY` in its module.
 
     Attributes:
+      models: the classes of its models.
       from_config: `Config -> model`; it asks for the fields it knows, and for nothing else.
       to_config: `model -> fields` of a config.json with `model_type` and `architectures`, such that `from_config` gives the model again.
       weights: `model -> list of Weight`.
@@ -60,6 +61,7 @@ class Family(NamedTuple):
       prefixes: beginnings of names that a file may have or not.
     """
 
+    models: tuple[type, ...]
     from_config: Callable[["Config"], linen.Module]
     to_config: Callable[[Any], dict[str, Any]]
     weights: Callable[[Any], list[Weight]]
@@ -176,8 +178,8 @@ def from_pretrained(
     Returns:
       Model, variables, config and tokeniser.
     Raises:
-      FileNotFoundError: no folder, config.json or weights. ValueError: a `model_type` or a field that dljax does not know, or a value it does not have;
-        weights that do not fit, with all names and shapes; `keep` without a key.
+      FileNotFoundError: no folder, config.json or weights. ValueError: a `model_type` or a field that dljax does not know, or a value that it does
+        not have; weights that do not fit, with all names and shapes; `keep` without a key.
 
     >>> from_pretrained("nowhere")
     Traceback (most recent call last):
@@ -219,10 +221,10 @@ def to_safetensors(
     Raises:
       TypeError: a model of no family. FileExistsError: the files exist. ValueError: weights that are not the model's.
     """
-    folder, name = Path(path), type(model).__module__.removeprefix("dljax.models.")
-    if name not in FAMILIES.values():
+    folder = Path(path)
+    family = next((family for family in map(_family, dict.fromkeys(FAMILIES.values())) if isinstance(model, family.models)), None)
+    if family is None:
         raise TypeError(f"to_safetensors: model must be of one of the families {', '.join(FAMILIES)}, got {type(model).__name__}")
-    family = _family(name)
     fields = {**(config or {}), **family.to_config(model)}
     tensors = export_weights(variables, family.weights(model))
     if (folder / _CONFIG).exists() and not overwrite:
@@ -241,16 +243,16 @@ _CONFIG = "config.json"
 
 # What transformers keeps in every config.json for other purposes than the model's arithmetic in evaluation: bookkeeping, defaults of generation,
 # labels' names, how weights are first drawn.
-_HARMLESS = frozenset(
-    """
-    architectures bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample dtype
-    early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    gradient_checkpointing id2label initializer_factor initializer_range label2id length_penalty max_length min_length model_type no_repeat_ngram_size
-    num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id prefix problem_type
-    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
-    tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_cache
-    """.split()
-)
+_HARMLESS = frozenset({
+    "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id",
+    "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
+    "initializer_factor", "initializer_range", "label2id", "length_penalty", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores",
+    "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers_version", "typical_p", "use_cache",
+})  # fmt: skip
 _HARMLESS_WHEN_OFF = frozenset(
     {"add_cross_attention", "cross_attention_hidden_size", "is_decoder", "is_encoder_decoder", "pruned_heads", "use_bfloat16"}
 )

@@ -17,7 +17,6 @@ from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.positions import Rotary, alibi
 from dljax.nn.product import row_product
 
-
 _INIT = linen.initializers.lecun_normal()
 
 
@@ -170,13 +169,14 @@ class Attention(linen.Module):
             self.sow("intermediates", "attention", weights)
             weights = linen.Dropout(c.attention_dropout_rate, deterministic=not train)(weights)
             parts = jnp.split(weights, [keys.shape[1] for keys, _ in read[:-1]], -1)
-            y = sum(attention_reading(part, values) for part, (_, values) in zip(parts, read, strict=True))
+            readings = [attention_reading(part, values) for part, (_, values) in zip(parts, read, strict=True)]
+            y = sum(readings[1:], readings[0])
         out = Dense(width, use_bias=has_bias, kernel_init=c.out_init or c.kernel_init, name="out")
         return out(y.reshape(batch, length, -1)), (key, value)
 
 
 class FeedForward(linen.Module):
-    """The feed-forward part of a layer: W₂ act(x W₁) with the matrices `up` and `down`, or gated, W₂ (act(x W₁) · (x W₃)) with `gate`, `up` and `down`.
+    """The feed-forward part of a layer: W₂ act(x W₁) with the matrices `up` and `down`, or gated, W₂ (act(x W₁) · (x W₃)) with `gate`, `up`, `down`.
 
     >>> layer = FeedForward(TransformerConfig(num_heads=1, is_gated=True, hidden=6))
     >>> sorted(layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))["params"])
@@ -321,7 +321,7 @@ class Transformer(linen.Module):
         layer: Any = TransformerLayer
         if self.remat is not None:
             layer = linen.remat(layer, policy=_policy(self.remat), prevent_cse=is_unrolled, static_argnums=(5,))
-        axes = {"intermediates": 0, "losses": 0}
+        axes: dict[Any, Any] = {"intermediates": 0, "losses": 0}
         stack = linen.scan(
             layer,
             length=self.num_layers,

@@ -4,22 +4,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "CNN", "GCN", "GPT", "MLP", "Beams", "Decoded", "Seq2Seq", "attention_maps", "beam_search", "decoder_step", "encoder", "greedy", "keep_min_p",
-    "keep_top_k", "keep_top_p", "sample", "sampler", "teacher_forcing", "translator",
+    "CNN", "GCN", "GPT", "MLP", "TENSOR_PARALLEL", "Beams", "Decoded", "Llama", "Seq2Seq", "attention_maps", "beam_search", "decoder_step",
+    "empty_cache", "encoder", "generate", "gpt_weights", "greedy", "keep_min_p", "keep_top_k", "keep_top_p", "llama_weights", "lora",
+    "lora_adapters", "lora_merged", "read_prompts", "sample", "teacher_forcing", "translator",
 ]  # fmt: skip
 
 _MODULES = {
-    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "Beams": "decoding", "Decoded": "decoding", "Seq2Seq": "seq2seq", "attention_maps": "gpt",
-    "beam_search": "decoding", "decoder_step": "translation", "encoder": "translation", "greedy": "decoding", "keep_min_p": "decoding",
-    "keep_top_k": "decoding", "keep_top_p": "decoding", "sample": "decoding", "sampler": "gpt", "teacher_forcing": "translation",
-    "translator": "translation",
+    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "TENSOR_PARALLEL": "gpt", "Beams": "decoding", "Decoded": "decoding", "Llama": "llama",
+    "Seq2Seq": "seq2seq", "attention_maps": "gpt", "beam_search": "decoding", "decoder_step": "translation", "empty_cache": "generation",
+    "encoder": "translation", "generate": "generation", "gpt_weights": "gpt_weights", "greedy": "decoding", "keep_min_p": "decoding",
+    "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "lora", "lora_adapters": "lora",
+    "lora_merged": "lora", "read_prompts": "generation", "sample": "decoding", "teacher_forcing": "translation", "translator": "translation",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from dljax.models.cnn import CNN
     from dljax.models.decoding import Beams, Decoded, beam_search, greedy, keep_min_p, keep_top_k, keep_top_p, sample
     from dljax.models.gcn import GCN
-    from dljax.models.gpt import GPT, attention_maps, sampler
+    from dljax.models.generation import empty_cache, generate, read_prompts
+    from dljax.models.gpt import GPT, TENSOR_PARALLEL, attention_maps
+    from dljax.models.gpt_weights import gpt_weights
+    from dljax.models.llama import Llama
+    from dljax.models.llama_weights import llama_weights
+    from dljax.models.lora import lora, lora_adapters, lora_merged
     from dljax.models.mlp import MLP
     from dljax.models.seq2seq import Seq2Seq
     from dljax.models.translation import decoder_step, encoder, teacher_forcing, translator

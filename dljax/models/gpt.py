@@ -111,10 +111,8 @@ class GPT(linen.Module):
         decoder = Transformer(self.config, self.num_layers, is_unrolled=self.is_unrolled, remat=self.remat, name="decoder")
         h = decoder(h, None if mask is None else mask[:, None, None], cache=cache, train=train)
         h, kept = (h, None) if cache is None else h
-        if self.is_tied:
-            logits = row_product(h, embed.embedding.T)
-        else:
-            logits = Dense(self.vocab_size, use_bias=False, kernel_init=_normal, name="head")(h)
+        head = None if self.is_tied else Dense(self.vocab_size, use_bias=False, kernel_init=_normal, name="head")
+        logits = row_product(h, embed.embedding.T) if head is None else head(h)
         return logits if cache is None else (logits, kept)
 
 

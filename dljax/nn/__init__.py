@@ -28,13 +28,15 @@ from dljax.nn.activations import (
     tanh_shrink,
 )
 from dljax.nn.attention import (
-    FusedSelfAttention,
     MultiHeadAttention,
     MultiHeadDotProductAttention,
     SelfAttention,
     attention,
+    attention_reading,
+    attention_scores,
     attention_weights,
     causal_mask,
+    masked_softmax,
 )
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
@@ -56,23 +58,28 @@ from dljax.nn.dropout import (
 )
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
+from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.model import Model, as_model
 from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import avg_pool, max_pool
+from dljax.nn.positions import RelativeBias, Rotary, alibi, alibi_slopes, relative_bucket, sinusoidal_positions
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 from dljax.nn.seq_attention import SequenceAttention, additive_scores, multiplicative_scores
+from dljax.nn.transformer import Attention, FeedForward, Transformer, TransformerConfig, TransformerLayer, norm_layer
 
 __all__ = [
-    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
-    "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model",
-    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SequenceAttention", "SparseRows",
-    "additive_noise", "additive_scores", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask",
-    "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass",
+    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "Attention", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose",
+    "Dense", "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FeedForward", "FixupBranch", "ForwardPass", "GraphConvolution",
+    "KeyValueCache", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "RelativeBias", "Rotary",
+    "SelfAttention", "SequenceAttention", "SparseRows", "Transformer", "TransformerConfig", "TransformerLayer", "additive_noise", "additive_scores",
+    "alibi", "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
+    "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass",
     "fully_connected", "gain", "gaussian", "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv",
-    "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "patches", "row_product",
-    "signal_propagation", "single_graph", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout",
-    "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink", "unit_pixels", "variational_dropout",
+    "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "norm_layer",
+    "patches", "relative_bucket", "row_product", "signal_propagation", "single_graph", "sinusoidal_positions", "soft_shrink", "sparse_plus",
+    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink",
+    "unit_pixels", "variational_dropout",
 ]  # fmt: skip
 
 

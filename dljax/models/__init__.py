@@ -4,13 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "CNN", "GCN", "GPT", "MLP", "TENSOR_PARALLEL", "Beams", "Decoded", "Llama", "Seq2Seq", "attention_maps", "beam_search", "decoder_step",
+    "CNN", "GCN", "GPT", "MLP", "SHARDING", "Beams", "Decoded", "Llama", "Seq2Seq", "attention_maps", "beam_search", "decoder_step",
     "empty_cache", "encoder", "generate", "gpt_weights", "greedy", "keep_min_p", "keep_top_k", "keep_top_p", "llama_weights", "lora",
     "lora_adapters", "lora_merged", "read_prompts", "sample", "teacher_forcing", "translator",
 ]  # fmt: skip
 
 _MODULES = {
-    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "TENSOR_PARALLEL": "gpt", "Beams": "decoding", "Decoded": "decoding", "Llama": "llama",
+    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "SHARDING": "gpt", "Beams": "decoding", "Decoded": "decoding", "Llama": "llama",
     "Seq2Seq": "seq2seq", "attention_maps": "gpt", "beam_search": "decoding", "decoder_step": "translation", "empty_cache": "generation",
     "encoder": "translation", "generate": "generation", "gpt_weights": "gpt_weights", "greedy": "decoding", "keep_min_p": "decoding",
     "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "lora", "lora_adapters": "lora",
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dljax.models.decoding import Beams, Decoded, beam_search, greedy, keep_min_p, keep_top_k, keep_top_p, sample
     from dljax.models.gcn import GCN
     from dljax.models.generation import empty_cache, generate, read_prompts
-    from dljax.models.gpt import GPT, TENSOR_PARALLEL, attention_maps
+    from dljax.models.gpt import GPT, SHARDING, attention_maps
     from dljax.models.gpt_weights import gpt_weights
     from dljax.models.llama import Llama
     from dljax.models.llama_weights import llama_weights

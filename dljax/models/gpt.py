@@ -146,14 +146,14 @@ def attention_maps(model: Any, params: Mapping[str, Any], tokens: Int[Array, "B 
     return sown["intermediates"]["decoder"]["layers"]["attention"]["attention"][0]
 
 
-TENSOR_PARALLEL = (
-    (r"attention/(query|key|value)/kernel$", PartitionSpec(None, None, "model")),
-    (r"attention/(query|key|value)/bias$", PartitionSpec(None, "model")),
-    (r"feed_forward/(gate|up)/kernel$", PartitionSpec(None, None, "model")),
-    (r"feed_forward/(gate|up)/bias$", PartitionSpec(None, "model")),
-    (r"(attention/out|feed_forward/down)/kernel$", PartitionSpec(None, "model", None)),
+SHARDING = (
+    (r"(attention/(query|key|value)|feed_forward/(gate|up))/kernel$", PartitionSpec(None, "data", "model")),
+    (r"(attention/(query|key|value)|feed_forward/(gate|up))/bias$", PartitionSpec(None, "model")),
+    (r"(attention/out|feed_forward/down)/kernel$", PartitionSpec(None, "model", "data")),
 )
-"""Rules for `dljax.engine.by_path` that split every layer of a `Transformer` over the mesh's axis `model`: heads and hidden units, so that each part
-of a layer needs one sum over the devices (Shoeybi et al., 2020, Megatron-LM). Where there are grouped queries, the axis must divide the groups' width."""
+"""Rules for `dljax.engine.by_path` that spread the layers of a `Transformer` over a mesh. Along `model` they are cut by heads and hidden units, so that
+each part of a layer needs one sum over the devices (Shoeybi et al., 2020, Megatron-LM); along `data` each matrix is cut the other way and gathered
+when it is needed, as `dljax.engine.fsdp` does with the rest: `rules=(by_path(*SHARDING), fsdp())`. The axes must divide the matrices, and `model` the
+width of the groups."""
 
 _normal = linen.initializers.normal(0.02)

@@ -102,7 +102,7 @@ class GPT(linen.Module):
         check_tokens("GPT", tokens, self.context)
         length = tokens.shape[-1]
         embed = linen.Embed(self.vocab_size, self.width, embedding_init=_normal, name="embed")
-        table = self.param("positions", _normal, (self.context, self.width))
+        table = self.param("positions", _normal, (self.context, self.width), jnp.float32)
         if positions is None and cache is not None:
             positions = cache.positions(length)
         places = jnp.broadcast_to(table[:length], (*tokens.shape, self.width)) if positions is None else table[positions]
@@ -151,9 +151,11 @@ SHARDING = (
     (r"(attention/(query|key|value)|feed_forward/(gate|up))/bias$", PartitionSpec(None, "model")),
     (r"(attention/out|feed_forward/down)/kernel$", PartitionSpec(None, "model", "data")),
 )
-"""Rules for `dljax.engine.by_path` that spread the layers of a `Transformer` over a mesh. Along `model` they are cut by heads and hidden units, so that
-each part of a layer needs one sum over the devices (Shoeybi et al., 2020, Megatron-LM); along `data` each matrix is cut the other way and gathered
-when it is needed, as `dljax.engine.fsdp` does with the rest: `rules=(by_path(*SHARDING), fsdp())`. The axes must divide the matrices, and `model` the
-width of the groups."""
+"""Rules for `dljax.engine.by_path` that spread the layers of a `Transformer` over a mesh.
+
+Along `model` they are cut by heads and hidden units, so that each part of a layer needs one sum over the devices (Shoeybi et al., 2020, Megatron-LM).
+Along `data` each matrix is cut the other way and gathered when it is needed, as `dljax.engine.fsdp` does with the rest:
+`rules=(by_path(*SHARDING), fsdp())`. The axes must divide the matrices, and `model` the width of the groups.
+"""
 
 _normal = linen.initializers.normal(0.02)

@@ -371,8 +371,8 @@ class _Projection(linen.Module):
 
     @linen.compact
     def __call__(self, size: int) -> tuple[Array, Array | None]:
-        kernel = self.param("kernel", self.kernel_init, (size, self.features))
-        return kernel, self.param("bias", linen.initializers.zeros_init(), (self.features,)) if self.use_bias else None
+        kernel = self.param("kernel", self.kernel_init, (size, self.features), jnp.float32)
+        return kernel, self.param("bias", linen.initializers.zeros_init(), (self.features,), jnp.float32) if self.use_bias else None
 
 
 def _projected(x: Float[Array, "*B D"], *projections: _Projection) -> list[Array]:

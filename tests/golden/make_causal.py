@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "max_position_embeddings": 40, "rms_norm_eps": 1e-5}
+LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "max_position_embeddings": 40, "rms_norm_eps": 1e-5}
 CASES = {
     "gpt2": {"model_type": "gpt2", "vocab_size": 17, "n_positions": 40, "n_embd": 12, "n_layer": 2, "n_head": 3},
     "gpt2, a head of its own": {
@@ -42,11 +42,12 @@ def reference(case: str) -> dict[str, np.ndarray]:
 
     torch.manual_seed(list(CASES).index(case))
     fields = dict(CASES[case])
-    kind, name = (transformers.GPT2Config, "GPT2LMHeadModel") if fields.pop("model_type") == "gpt2" else (transformers.LlamaConfig, "LlamaForCausalLM")
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if name.startswith("GPT2") else {}
+    is_gpt = fields.pop("model_type") == "gpt2"
+    kind, architecture = (transformers.GPT2Config, "GPT2LMHeadModel") if is_gpt else (transformers.LlamaConfig, "LlamaForCausalLM")
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if is_gpt else {}
     # Large enough that attention and the nonlinearity matter.
     config = kind(**fields, **no_dropout, initializer_range=0.4, bos_token_id=None, eos_token_id=None)
-    model = getattr(transformers, name)(config).double().eval()
+    model = getattr(transformers, architecture)(config).double().eval()
     with torch.no_grad():
         for label, parameter in model.named_parameters():
             if label.endswith("bias") or "norm" in label or ".ln_" in label:
@@ -70,7 +71,7 @@ def reference(case: str) -> dict[str, np.ndarray]:
     kept = {name: array.detach().numpy() for name, array in arrays.items()}
     for name in ("greedy", "beam"):
         kept[name] = np.pad(kept[name], [*[(0, 0)] * (kept[name].ndim - 1), (0, MAX_TOKENS - kept[name].shape[-1])])
-    return {"config": np.array(json.dumps({**config.to_dict(), "architectures": [name]})), **kept}
+    return {"config": np.array(json.dumps({**config.to_dict(), "architectures": [architecture]})), **kept}
 
 
 if __name__ == "__main__":

@@ -98,12 +98,21 @@ def test_8_2_weights_come_back_bit_for_bit(case, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "'scale_attn_by_inverse_layer_idx' must be one of False for dljax, got True"),
+        (
+            {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
+            "'scale_attn_by_inverse_layer_idx' must be one of False for dljax, got True",
+        ),
         ({"model_type": "gpt2", "activation_function": "quick"}, "'activation_function' must be one of"),
-        ({"model_type": "llama", "rope_parameters": {"rope_type": "yarn"}}, "'rope_type' must be one of 'default', 'linear', 'llama3' for dljax, got 'yarn'"),
+        (
+            {"model_type": "llama", "rope_parameters": {"rope_type": "yarn"}},
+            "'rope_type' must be one of 'default', 'linear', 'llama3' for dljax, got 'yarn'",
+        ),
         ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'rope_type' must be one of"),
         ({"model_type": "llama", "rope_parameters": {"rope_type": "linear", "beta": 1}}, "the field 'beta' = 1 is unknown to dljax"),
-        ({"model_type": "llama", "rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "'original_max_position_embeddings' must be a whole number"),
+        (
+            {"model_type": "llama", "rope_parameters": {"rope_type": "llama3", "factor": 2.0}},
+            "'original_max_position_embeddings' must be a whole number",
+        ),
         ({"model_type": "llama", "hidden_act": "gelu"}, "'hidden_act' must be one of 'silu', 'swish'"),
     ],
 )

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dljax.core.checks import check_choice, check_int, check_range
-from dljax.nn.attention import attention, attention_reading, attention_scores, causal_mask, masked_softmax
+from dljax.nn.attention import attention, attention_reading, attention_weights, causal_mask
 from dljax.nn.dense import Dense, promote_to_kernel
 from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.positions import Rotary, alibi
@@ -138,8 +139,8 @@ class Attention(linen.Module):
           mask, bias: as for `dljax.nn.attention_weights`, the mask on top of causality.
           positions: of `x`, [B, T], for rotary positions; None for 0 ... T - 1.
           memory: what is read instead of `x`: a sequence [B, S, M], or a pair, its keys and values.
-          past: the keys and values of C earlier positions, which are read as well; `mask` and `bias` are then those of all, [..., T, C + T], and the
-            mask has causality in it.
+          past: the keys and values [B, C, G, F] of a cache and the place from which those of `x` are written into it; all of it is then read, and what
+            is returned. `mask` and `bias` are those of C read positions, and the mask has causality in it.
           train: whether to drop weights.
         """
         c, (batch, length, width) = self.config, x.shape
@@ -157,20 +158,19 @@ class Attention(linen.Module):
         if c.rotary is not None and memory is None:
             places = jnp.broadcast_to(jnp.arange(length), (batch, length)) if positions is None else positions
             query, key = c.rotary(query, places), c.rotary(key, places)
+        if past is not None:
+            # Written first and then read: the cache is changed in place.
+            *old, place = past
+            key, value = (lax.dynamic_update_slice_in_dim(all_, new.astype(all_.dtype), place, 1) for all_, new in zip(old, (key, value), strict=True))
         causality: Any = {"is_causal": True, "window": c.window} if c.is_causal and memory is None and past is None else {}
-        if past is None and not (train and c.attention_dropout_rate > 0) and not self.is_mutable_collection("intermediates"):
+        if not (train and c.attention_dropout_rate > 0) and not self.is_mutable_collection("intermediates"):
             y = attention(query, key, value, mask, bias=bias, scale=c.scale, **causality)
         else:
-            read = [(key, value)] if past is None else [past, (key, value)]
             if causality:
                 mask = both(causal_mask(length, window=c.window), mask)
-            scores = jnp.concatenate([attention_scores(query, keys, scale=c.scale) for keys, _ in read], -1)
-            weights = masked_softmax(scores, mask, bias).astype(query.dtype)
+            weights = attention_weights(query, key, mask, bias=bias, scale=c.scale)
             self.sow("intermediates", "attention", weights)
-            weights = linen.Dropout(c.attention_dropout_rate, deterministic=not train)(weights)
-            parts = jnp.split(weights, [keys.shape[1] for keys, _ in read[:-1]], -1)
-            readings = [attention_reading(part, values) for part, (_, values) in zip(parts, read, strict=True)]
-            y = sum(readings[1:], readings[0])
+            y = attention_reading(linen.Dropout(c.attention_dropout_rate, deterministic=not train)(weights), value)
         out = Dense(width, use_bias=has_bias, kernel_init=c.out_init or c.kernel_init, name="out")
         return out(y.reshape(batch, length, -1)), (key, value)
 
@@ -288,7 +288,7 @@ class Transformer(linen.Module):
 
         Args:
           mask: True where t may read s, on top of causality; it broadcasts to [B, H, T, T]: `mask[:, None, None]` of a padding mask [B, T].
-          bias: added to the scores of every layer; with a cache that of all its positions and these, [..., T, C + T].
+          bias: added to the scores of every layer; with a cache that of all its positions, [..., T, C].
           positions: None for 0 ... T - 1, with a cache for those that follow it.
           memory: what the layers attend to besides, an encoder's output; a cache remembers it, and later calls leave it out.
           memory_mask: True where the memory is no padding.
@@ -313,7 +313,7 @@ class Transformer(linen.Module):
             raise ValueError(f"Transformer: has_memory={c.has_memory}, but a memory was {'not ' if c.has_memory else ''}given")
         if c.has_alibi:
             places = jnp.arange(length) if positions is None else positions
-            distance = alibi(c.num_heads, places, places if cache is None else cache.all_positions(length))
+            distance = alibi(c.num_heads, places, places if cache is None else cache.all_positions)
             bias = distance if bias is None else bias + distance
         shared = {"mask": mask, "bias": bias, "positions": positions}
         shared["memory_mask"] = None if memory_mask is None else memory_mask[:, None, None]
@@ -331,11 +331,13 @@ class Transformer(linen.Module):
             in_axes=(0, linen.broadcast if remembered is None else 0, linen.broadcast, linen.broadcast),
             unroll=self.num_layers if is_unrolled else 1,
         )(c, name="layers")
-        past = None if cache is None else (cache.key, cache.value)
-        h, (own, seen) = stack(h, past, memory if remembered is None else remembered, shared, train)
+        past = None if cache is None else (cache.key, cache.value, jnp.broadcast_to(cache.length, (self.num_layers,)))
+        h, ((key, value), seen) = stack(h, past, memory if remembered is None else remembered, shared, train)
         if c.norm_first:
             h = norm_layer(c.norm, c.epsilon, name="norm")(h)
-        return h if cache is None else (h, cache.extended(*own, memory=seen, memory_mask=memory_mask))
+        if cache is None:
+            return h
+        return h, cache._replace(key=key, value=value, length=cache.length + length, memory=seen, memory_mask=memory_mask)
 
 
 def norm_layer(norm: str, epsilon: float, *, name: str | None = None) -> linen.Module:

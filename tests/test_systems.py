@@ -26,6 +26,20 @@ SYSTEMS = {
     "4.2": "dropout, noise, averaging, ensembles, calibration",
     "4.3": "augmentation",
     "4.4": "generalisation: bias and variance, cross-validation, double descent",
+    "5.1": "convolution and pooling",
+    "5.2": "convolutional networks, continuous depth",
+    "5.3": "seeing inside: filters, saliency, Grad-CAM, feature visualisation",
+    "6.1": "recurrent nets, backpropagation through time",
+    "6.2": "sequence to sequence: attention, decoders",
+    "6.3": "embeddings of words",
+    "6.4": "language models of characters",
+    "7.1": "graphs: matrices, spectrum, random walks",
+    "7.2": "graph networks",
+    "8.1": "autoencoding Transformers",
+    "8.2": "autoregressive Transformers, generation, low-rank adaptation",
+    "8.3": "sequence-to-sequence Transformers",
+    "8.4": "vision Transformers, mixtures of experts, long context",
+    "8.5": "tokenisers",
 }
 COMPLETE = [row for row in SYSTEMS if row[0] in "234"]
 

@@ -11,10 +11,9 @@ from flax import linen
 
 from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.positions import Rotary
-from dljax.nn.transformer import Transformer, TransformerConfig
+from dljax.nn.transformer import Transformer, TransformerConfig, TransformerLayer
 
 SETTINGS = {
-    "plain": TransformerConfig(4, is_causal=True),
     "llama": TransformerConfig(4, num_groups=2, is_causal=True, is_gated=True, norm="rms", use_bias=False, rotary=Rotary(), activation=jax.nn.silu),
     "alibi, window": TransformerConfig(4, is_causal=True, has_alibi=True, window=3, hidden=10, norm_first=False),
     "one group, large heads": TransformerConfig(4, num_groups=1, head_size=6, is_causal=True, rotary=Rotary(size=4), scale=1.0),
@@ -50,11 +49,14 @@ def test_8_2_decoding_with_a_cache_equals_decoding_without_with_padding_on_the_l
     variables, start = started(stack, x), jnp.array([0, 2, 1])
 
     @jax.jit
+    def more(x, cache):
+        return stack.apply(variables, x, cache=cache)
+
     def cached(x, start):
-        first, cache = stack.apply(variables, x[:, :4], cache=empty(SETTINGS[name], 9, start))
+        first, cache = more(x[:, :4], empty(SETTINGS[name], 9, start))
         outputs = [first]
         for t in range(4, LENGTH):
-            y, cache = stack.apply(variables, x[:, t : t + 1], cache=cache)
+            y, cache = more(x[:, t : t + 1], cache)
             outputs.append(y)
         return jnp.concatenate(outputs, 1)
 
@@ -65,7 +67,7 @@ def test_8_2_decoding_with_a_cache_equals_decoding_without_with_padding_on_the_l
         np.testing.assert_allclose(shifted[row, shift:], whole[row, : LENGTH - shift], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["llama", "alibi, window"])
 def test_a_rolled_scan_and_rematerialisation_change_neither_values_nor_gradients(name):
     stack, x = Transformer(SETTINGS[name], LAYERS), some(BATCH, LENGTH, WIDTH)
     variables, weights = started(stack, x), some(BATCH, LENGTH, WIDTH, seed=5)
@@ -84,12 +86,13 @@ def test_a_cache_remembers_the_memory():
     stack, x, memory = Transformer(config, LAYERS), some(BATCH, LENGTH, WIDTH), some(BATCH, 5, 6, seed=3)
     mask = jnp.arange(5)[None] < jnp.array([5, 2, 3])[:, None]
     variables = started(stack, x, memory=memory, memory_mask=mask)
-    whole = stack.apply(variables, x, memory=memory, memory_mask=mask)
-    y, cache = stack.apply(variables, x[:, :3], memory=memory, memory_mask=mask, cache=empty(config, 8))
-    z, later = stack.apply(variables, x[:, 3:], cache=cache)
+    apply = jax.jit(stack.apply)
+    whole = apply(variables, x, memory=memory, memory_mask=mask)
+    y, cache = apply(variables, x[:, :3], memory=memory, memory_mask=mask, cache=empty(config, 8))
+    z, later = apply(variables, x[:, 3:], cache=cache)
     np.testing.assert_allclose(jnp.concatenate([y, z], 1), whole, atol=1e-12)
     assert jax.tree.structure(cache) == jax.tree.structure(later)
-    changed = stack.apply(variables, x, memory=jnp.where(mask[..., None], memory, 1e3), memory_mask=mask)
+    changed = apply(variables, x, memory=jnp.where(mask[..., None], memory, 1e3), memory_mask=mask)
     np.testing.assert_allclose(changed, whole, atol=1e-12)
 
 
@@ -105,12 +108,12 @@ def test_shared_layers_are_one_layer_applied_again_and_again():
 def test_8_3_layers_and_their_gradients_equal_torchs(norm_first, activation):
     torch = pytest.importorskip("torch")
     heads, hidden = 2, 12
-    ours = {"relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}[activation]
-    config = TransformerConfig(heads, hidden=hidden, activation=ours, norm_first=norm_first, has_memory=True, is_causal=True)
-    stack, x, memory = Transformer(config, 1, is_shared=True), some(BATCH, LENGTH, WIDTH), some(BATCH, 5, WIDTH, seed=3)
-    variables = started(stack, x, memory=memory)
+    function = {"relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}[activation]
+    config = TransformerConfig(heads, hidden=hidden, activation=function, norm_first=norm_first, has_memory=True, is_causal=True)
+    ours, x, memory = TransformerLayer(config), some(BATCH, LENGTH, WIDTH), some(BATCH, 5, WIDTH, seed=3)
+    variables = started(ours, x, memory=memory)
     layer = torch.nn.TransformerDecoderLayer(WIDTH, heads, hidden, 0.0, activation, batch_first=True, norm_first=norm_first, dtype=torch.float64)
-    params = variables["params"]["layers"]
+    params = variables["params"]
     names = {"self_attn": "attention", "multihead_attn": "memory"}
     state = {}
     for theirs, part in names.items():
@@ -129,15 +132,11 @@ def test_8_3_layers_and_their_gradients_equal_torchs(norm_first, activation):
     theirs.sin().sum().backward()
 
     def forward(x, memory):
-        y = stack.apply(variables, x, memory=memory)
-        if norm_first:  # the stack's last norm, which torch leaves to its own stack, undone by leaving it out
-            y, _ = stack.apply(variables, x, memory=memory, capture_intermediates=lambda module, _: module.name == "layers")
-            y = _["intermediates"]["layers"]["__call__"][0][0]
-        return y
+        y = ours.apply(variables, x, memory=memory)[0]
+        return jnp.sin(y).sum(), y
 
-    y = forward(x, memory).reshape(theirs.shape)
+    (_, y), grads = jax.jit(jax.value_and_grad(forward, (0, 1), has_aux=True))(x, memory)
     np.testing.assert_allclose(y, theirs.detach(), rtol=1e-9, atol=1e-10)
-    grads = jax.grad(lambda *inputs: jnp.sin(forward(*inputs)).sum(), (0, 1))(x, memory)
     for grad, given in zip(grads, inputs, strict=True):
         np.testing.assert_allclose(grad, given.grad, rtol=1e-8, atol=1e-9)
 
@@ -146,9 +145,10 @@ def test_padding_changes_nothing_of_what_is_real():
     stack, x = Transformer(TransformerConfig(2, rotary=Rotary()), LAYERS), some(BATCH, LENGTH, WIDTH)
     variables, lengths = started(stack, x), [7, 3, 5]
     mask = jnp.arange(LENGTH)[None] < jnp.array(lengths)[:, None]
-    y = stack.apply(variables, jnp.where(mask[..., None], x, 1e3), mask[:, None, None])
+    apply = jax.jit(stack.apply)
+    y = apply(variables, jnp.where(mask[..., None], x, 1e3), mask[:, None, None])
     for row, length in enumerate(lengths):
-        np.testing.assert_allclose(y[row, :length], stack.apply(variables, x[row : row + 1, :length])[0], atol=1e-12)
+        np.testing.assert_allclose(y[row, :length], apply(variables, x[row : row + 1, :length])[0], atol=1e-12)
 
 
 def test_weights_are_sown_and_dropped_where_asked_for():
@@ -188,7 +188,7 @@ def test_another_feed_forward_part_takes_its_place():
         ({"dropout_rate": 1.5}, r"dropout_rate must be in \[0, 1\], got 1.5"),
         ({"norm": "batch"}, "norm must be one of 'layer', 'rms'"),
         ({"hidden": -1}, "hidden must be >= 1"),
-        ({"epsilon": -1.0}, "epsilon must be >= 0"),
+        ({"epsilon": -1.0}, "epsilon must be in"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -1,11 +1,12 @@
 """Texts from a causal Transformer: prompts read in one pass, then token by token with the keys and values kept, as one compiled program."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from dljax.core import precision
 from dljax.core.checks import check_choice, check_int, check_range
@@ -74,10 +75,10 @@ def generate(
         start = read_prompts(model, params, prompt, lengths, max_tokens=max_tokens)
         more: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": stop_tokens, "pad_token": pad_token, **options}
         if method == "beam_search":
-            return beam_search(start.step, params, start.cache, start.last, batch_axis=start.cache.batch_axis, **more)
+            return beam_search(start.step, start.params, start.cache, start.last, batch_axis=start.batch_axis, **more)
         if key is None:
-            return greedy(start.step, params, start.cache, start.last, **more)
-        return sample(key, start.step, params, start.cache, start.last, **more)
+            return greedy(start.step, start.params, start.cache, start.last, **more)
+        return sample(key, start.step, start.params, start.cache, start.last, **more)
 
     # Parameters are cast once, at the door, and not for every token.
     result: Decoded | Beams = precision.wrap(run)(params, prompt, lengths)
@@ -89,33 +90,17 @@ class Start(NamedTuple):
 
     Attributes:
       step: `(params, cache, tokens [B]) -> (logits [B, V], cache)`.
-      cache: what was read, all but the last token of each prompt; `cache.batch_axis` says where the rows are.
+      params: the model's, as the step wants them.
+      cache: what was read, all but the last token of each prompt.
+      batch_axis: where its rows are.
       last: [B, 1], the last token of each prompt, which the decoders read themselves.
     """
 
     step: Step
+    params: Any
     cache: Any
+    batch_axis: Any
     last: Int[Array, "B 1"]
-
-
-class Window(NamedTuple):
-    """The last C tokens of each row, for texts that are longer than the context.
-
-    Attributes:
-      tokens: [B, C], padded on the left.
-      lengths: [B], how many of them are real.
-
-    >>> Window(jnp.zeros((1, 3), jnp.int32), jnp.array([3])).batch_axis
-    Window(tokens=0, lengths=0)
-    """
-
-    tokens: Int[Array, "B C"]
-    lengths: Int[Array, "B"]
-
-    @property
-    def batch_axis(self) -> "Window":
-        """Where the rows are."""
-        return Window(0, 0)  # type: ignore[arg-type]
 
 
 def read_prompts(
@@ -141,11 +126,20 @@ def read_prompts(
     if room > model.context:
         seen = first[:, -model.context :]
         seen = jnp.pad(seen, ((0, 0), (model.context - seen.shape[1], 0)))
-        return Start(_window_step(model), Window(seen, jnp.minimum(lengths - 1, model.context)), last)
+        # A row of the window is its last C tokens, padded on the left, and how many of them are real.
+        return Start(_window_step(model), params, (seen, jnp.minimum(lengths - 1, model.context)), 0, last)
     cache = empty_cache(model, batch, room, start=padding, dtype=_dtype(params))
     if longest > 1:
         _, cache = model.apply(params, first, cache=cache)
-    return Start(_cached_step(model), cache, last)
+    if model.is_unrolled is False:
+        return Start(_cached_step(model), params, cache, cache.batch_axis, last)
+    # Layer by layer, before the loop: sliced in it, the weights would be copied for every token, and the cache with them.
+    apart = partial(_apart, num_layers=model.num_layers)
+    layers = params["params"]["decoder"]["layers"]
+    axes = cache.batch_axis._replace(key=0, value=0)
+    cache = cache._replace(key=apart(cache.key), value=apart(cache.value))
+    step = _cached_step(model.clone(is_unrolled=True))
+    return Start(_layered(step), _with_layers(params, apart(layers)), cache, axes, last)
 
 
 def empty_cache(model: Any, batch: int, size: int, *, start: Int[Array, "B"] | None = None, dtype: Any = jnp.float32) -> KeyValueCache:
@@ -169,14 +163,35 @@ def _cached_step(model: Any) -> Step:
     return step
 
 
+def _layered(step: Step) -> Step:
+    """A step whose parameters and cache are lists of layers; XLA sees through stacking and slicing."""
+
+    def layered(params: Any, cache: KeyValueCache, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], KeyValueCache]:
+        layers = params["params"]["decoder"]["layers"]
+        stacked = cache._replace(key=jnp.stack(cache.key), value=jnp.stack(cache.value))
+        logits, after = step(_with_layers(params, jax.tree.map(lambda *parts: jnp.stack(parts), *layers)), stacked, tokens)
+        return logits, after._replace(key=list(after.key), value=list(after.value))
+
+    return layered
+
+
+def _apart(tree: Any, num_layers: int) -> list[Any]:
+    return [jax.lax.optimization_barrier(jax.tree.map(lambda leaf, layer=layer: leaf[layer], tree)) for layer in range(num_layers)]
+
+
+def _with_layers(params: Mapping[str, Any], layers: Any) -> dict[str, Any]:
+    tree = params["params"]
+    return {**params, "params": {**tree, "decoder": {**tree["decoder"], "layers": layers}}}
+
+
 def _window_step(model: Any) -> Step:
-    def step(params: Any, window: Window, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Window]:
-        seen = jnp.concatenate([window.tokens[:, 1:], tokens[:, None]], 1)
-        lengths = jnp.minimum(window.lengths + 1, model.context)
+    def step(params: Any, window: Any, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Any]:
+        seen, lengths = window
+        seen = jnp.concatenate([seen[:, 1:], tokens[:, None]], 1)
+        lengths = jnp.minimum(lengths + 1, model.context)
         positions = jnp.arange(model.context)[None] - (model.context - lengths)[:, None]
-        mask: Bool[Array, "B C"] = positions >= 0
-        logits = model.apply(params, seen, mask, positions=jnp.maximum(positions, 0))
-        return logits[:, -1], Window(seen, lengths)
+        logits = model.apply(params, seen, positions >= 0, positions=jnp.maximum(positions, 0))
+        return logits[:, -1], (seen, lengths)
 
     return step
 

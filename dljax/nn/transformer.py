@@ -139,8 +139,8 @@ class Attention(linen.Module):
           mask, bias: as for `dljax.nn.attention_weights`, the mask on top of causality.
           positions: of `x`, [B, T], for rotary positions; None for 0 ... T - 1.
           memory: what is read instead of `x`: a sequence [B, S, M], or a pair, its keys and values.
-          past: the keys and values [B, C, G, F] of a cache and the place from which those of `x` are written into it; all of it is then read, and what
-            is returned. `mask` and `bias` are those of C read positions, and the mask has causality in it.
+          past: the keys and values [B, C, G, F] of a cache and the place from which those of `x` are written into it; all of it is then read and
+            returned. `mask` and `bias` are those of C read positions, and the mask has causality in it.
           train: whether to drop weights.
         """
         c, (batch, length, width) = self.config, x.shape
@@ -161,7 +161,9 @@ class Attention(linen.Module):
         if past is not None:
             # Written first and then read: the cache is changed in place.
             *old, place = past
-            key, value = (lax.dynamic_update_slice_in_dim(all_, new.astype(all_.dtype), place, 1) for all_, new in zip(old, (key, value), strict=True))
+            key, value = (
+                lax.dynamic_update_slice_in_dim(kept, new.astype(kept.dtype), place, 1) for kept, new in zip(old, (key, value), strict=True)
+            )
         causality: Any = {"is_causal": True, "window": c.window} if c.is_causal and memory is None and past is None else {}
         if not (train and c.attention_dropout_rate > 0) and not self.is_mutable_collection("intermediates"):
             y = attention(query, key, value, mask, bias=bias, scale=c.scale, **causality)

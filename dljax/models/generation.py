@@ -136,8 +136,9 @@ def read_prompts(
     # Layer by layer, before the loop: sliced in it, the weights would be copied for every token, and the cache with them.
     apart = partial(_apart, num_layers=model.num_layers)
     layers = params["params"]["decoder"]["layers"]
-    axes = cache.batch_axis._replace(key=0, value=0)
-    cache = cache._replace(key=apart(cache.key), value=apart(cache.value))
+    axes: Any = cache.batch_axis
+    parts: dict[str, Any] = {"key": apart(cache.key), "value": apart(cache.value)}
+    axes, cache = axes._replace(key=0, value=0), cache._replace(**parts)
     step = _cached_step(model.clone(is_unrolled=True))
     return Start(_layered(step), _with_layers(params, apart(layers)), cache, axes, last)
 
@@ -170,7 +171,8 @@ def _layered(step: Step) -> Step:
         layers = params["params"]["decoder"]["layers"]
         stacked = cache._replace(key=jnp.stack(cache.key), value=jnp.stack(cache.value))
         logits, after = step(_with_layers(params, jax.tree.map(lambda *parts: jnp.stack(parts), *layers)), stacked, tokens)
-        return logits, after._replace(key=list(after.key), value=list(after.value))
+        parts: dict[str, Any] = {"key": list(after.key), "value": list(after.value)}
+        return logits, after._replace(**parts)
 
     return layered
 

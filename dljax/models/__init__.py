@@ -13,8 +13,8 @@ _MODULES = {
     "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "SHARDING": "gpt", "Beams": "decoding", "Decoded": "decoding", "Llama": "llama",
     "Seq2Seq": "seq2seq", "attention_maps": "gpt", "beam_search": "decoding", "decoder_step": "translation", "empty_cache": "generation",
     "encoder": "translation", "generate": "generation", "gpt_weights": "gpt_weights", "greedy": "decoding", "keep_min_p": "decoding",
-    "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "lora", "lora_adapters": "lora",
-    "lora_merged": "lora", "read_prompts": "generation", "sample": "decoding", "teacher_forcing": "translation", "translator": "translation",
+    "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "low_rank", "lora_adapters": "low_rank",
+    "lora_merged": "low_rank", "read_prompts": "generation", "sample": "decoding", "teacher_forcing": "translation", "translator": "translation",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dljax.models.gpt_weights import gpt_weights
     from dljax.models.llama import Llama
     from dljax.models.llama_weights import llama_weights
-    from dljax.models.lora import lora, lora_adapters, lora_merged
+    from dljax.models.low_rank import lora, lora_adapters, lora_merged
     from dljax.models.mlp import MLP
     from dljax.models.seq2seq import Seq2Seq
     from dljax.models.translation import decoder_step, encoder, teacher_forcing, translator

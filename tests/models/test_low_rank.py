@@ -10,7 +10,7 @@ from flax import linen
 from dljax import core, data
 from dljax.core.tree import num_params
 from dljax.models.gpt import GPT
-from dljax.models.lora import lora, lora_adapters, lora_merged
+from dljax.models.low_rank import lora, lora_adapters, lora_merged
 from dljax.objectives import cross_entropy, squared_error
 from dljax.supervised import supervised
 

@@ -167,18 +167,18 @@ class GCN(linen.Module):
 
 
 def gpt_weights(ours: dict[str, Any], num_heads: int) -> dict[str, Any]:
-    """The weights of `dljax.models.GPT`, layers stacked and projections joint, as those of `GPT` above."""
-    blocks = ours["blocks"]
-    theirs = {name: ours[name] for name in ("embed", "positions", "norm")}
-    for layer in range(len(blocks["up"]["kernel"])):
-        one = jax.tree.map(lambda leaf, layer=layer: leaf[layer], blocks)
-        for name in ("attention_norm", "mlp_norm", "up", "down"):
-            theirs[f"{name}_{layer}"] = one[name]
-        qkv, out = one["attention"]["qkv"], one["attention"]["out"]
+    """The weights of `dljax.models.GPT`, layers stacked, as those of `GPT` above."""
+    layers = ours["decoder"]["layers"]
+    theirs = {"embed": ours["embed"], "positions": ours["positions"], "norm": ours["decoder"]["norm"]}
+    for layer in range(len(layers["attention_norm"]["scale"])):
+        one = jax.tree.map(lambda leaf, layer=layer: leaf[layer], layers)
+        theirs[f"attention_norm_{layer}"], theirs[f"mlp_norm_{layer}"] = one["attention_norm"], one["feed_forward_norm"]
+        theirs |= {f"{name}_{layer}": one["feed_forward"][name] for name in ("up", "down")}
+        attention, out = one["attention"], one["attention"]["out"]
         width = len(out["bias"])
         parts = {
-            name: {"kernel": kernel.reshape(width, num_heads, -1), "bias": bias.reshape(num_heads, -1)}
-            for name, kernel, bias in zip(("query", "key", "value"), np.split(qkv["kernel"], 3, -1), np.split(qkv["bias"], 3, -1), strict=True)
+            name: {"kernel": attention[name]["kernel"].reshape(width, num_heads, -1), "bias": attention[name]["bias"].reshape(num_heads, -1)}
+            for name in ("query", "key", "value")
         }
         theirs[f"attention_{layer}"] = parts | {"out": {"kernel": out["kernel"].reshape(num_heads, -1, width), "bias": out["bias"]}}
     return theirs

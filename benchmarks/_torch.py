@@ -223,17 +223,19 @@ def model_with_weights(work):
         return model
     model = gpt(vocab_size, len(params["positions"]), options["num_layers"], options["num_heads"], options["width"])
     load(model.embed, params["embed"]["embedding"])
-    load(model.norm, params["norm"]["scale"], params["norm"]["bias"])
+    load(model.norm, params["decoder"]["norm"]["scale"], params["decoder"]["norm"]["bias"])
     with torch.no_grad():
         model.positions.copy_(torch.tensor(params["positions"]))
-    blocks = params["blocks"]
+    layers = params["decoder"]["layers"]
+    attention, feed_forward = layers["attention"], layers["feed_forward"]
+    joint = {leaf: np.concatenate([attention[name][leaf] for name in ("query", "key", "value")], -1) for leaf in ("kernel", "bias")}
     for number, block in enumerate(model.blocks):
-        for name in ("up", "down"):
-            load(getattr(block, name), blocks[name]["kernel"][number], blocks[name]["bias"][number])
-        for name in ("qkv", "out"):
-            load(getattr(block, name), blocks["attention"][name]["kernel"][number], blocks["attention"][name]["bias"][number])
-        for name in ("attention_norm", "mlp_norm"):
-            load(getattr(block, name), blocks[name]["scale"][number], blocks[name]["bias"][number])
+        for layer, weights in (
+            (block.up, feed_forward["up"]), (block.down, feed_forward["down"]), (block.qkv, joint), (block.out, attention["out"]),
+        ):  # fmt: skip
+            load(layer, weights["kernel"][number], weights["bias"][number])
+        for layer, weights in ((block.attention_norm, layers["attention_norm"]), (block.mlp_norm, layers["feed_forward_norm"])):
+            load(layer, weights["scale"][number], weights["bias"][number])
     return model
 
 

@@ -4,28 +4,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GAT", "GCN", "GIN", "GPT", "MLP", "MPNN", "RESNETS", "VGG", "VGGS", "Beams", "ChebNet", "ConvNeXt",
-    "Decoded", "DenseNet", "GatedGNN", "GoogLeNet", "GraphAutoencoder", "GraphSAGE", "GraphTransformer", "Highway", "LeNet",
+    "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GAT", "GCN", "GIN", "GPT", "MLP", "MPNN", "RESNETS", "SHARDING", "VGG", "VGGS", "Beams", "ChebNet",
+    "ConvNeXt", "Decoded", "DenseNet", "GatedGNN", "GoogLeNet", "GraphAutoencoder", "GraphSAGE", "GraphTransformer", "Highway", "LeNet", "Llama",
     "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "Pretrained", "RecurrentLanguageModel", "RecurrentNet", "RecurrentReadout", "ResNet",
-    "Seq2Seq", "TextClassifier", "TokenClassifier", "UNet", "Weight", "attention_maps", "beam_search", "decoder_step", "encoder",
-    "export_weights", "from_pretrained", "greedy", "import_weights", "keep_min_p", "keep_top_k", "keep_top_p", "read_tensors",
-    "recurrent_sampler", "recurrent_weights", "resnet_weights", "sample", "sampler", "sentence_embedding", "teacher_forcing", "to_safetensors",
-    "translator", "write_tensors",
+    "Seq2Seq", "TextClassifier", "TokenClassifier", "UNet", "Weight", "attention_maps", "beam_search", "decoder_step", "empty_cache", "encoder",
+    "export_weights", "from_pretrained", "generate", "gpt_weights", "greedy", "import_weights", "keep_min_p", "keep_top_k", "keep_top_p",
+    "llama_weights", "lora", "lora_adapters", "lora_merged", "read_prompts", "read_tensors", "recurrent_sampler", "recurrent_weights",
+    "resnet_weights", "sample", "sentence_embedding", "teacher_forcing", "to_safetensors", "translator", "write_tensors",
 ]  # fmt: skip
 
 _MODULES = {
     "BERT": "bert", "Beams": "decoding", "CNN": "cnn", "CONVNEXTS": "convnext", "ChebNet": "graph_networks", "ConvNeXt": "convnext", "DENSENETS":
     "densenet", "Decoded": "decoding", "DenseNet": "densenet", "GAT": "graph_networks", "GCN": "gcn", "GIN": "graph_networks", "GPT": "gpt",
     "GatedGNN": "message_networks", "GoogLeNet": "inception", "GraphAutoencoder": "graph_autoencoder", "GraphSAGE": "graph_networks",
-    "GraphTransformer": "message_networks", "Highway": "highway", "LeNet": "lenet", "MLP": "mlp", "MPNN": "message_networks",
+    "GraphTransformer": "message_networks", "Highway": "highway", "LeNet": "lenet", "Llama": "llama", "MLP": "mlp", "MPNN": "message_networks",
     "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet", "Pretrained": "pretrained", "RESNETS": "resnet",
-    "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn", "ResNet": "resnet", "Seq2Seq": "seq2seq", "TextClassifier":
-    "bert", "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights", "attention_maps": "gpt", "beam_search":
-    "decoding", "decoder_step": "translation", "encoder": "translation", "export_weights": "weights", "from_pretrained": "pretrained", "greedy":
-    "decoding", "import_weights": "weights", "keep_min_p": "decoding", "keep_top_k": "decoding", "keep_top_p": "decoding", "read_tensors":
-    "weights", "recurrent_sampler": "rnn", "recurrent_weights": "rnn", "resnet_weights": "resnet", "sample": "decoding", "sampler": "gpt",
-    "sentence_embedding": "bert", "teacher_forcing": "translation", "to_safetensors": "pretrained", "translator": "translation", "write_tensors":
-    "weights",
+    "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn", "ResNet": "resnet", "SHARDING": "gpt", "Seq2Seq":
+    "seq2seq", "TextClassifier": "bert", "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights",
+    "attention_maps": "gpt", "beam_search": "decoding", "decoder_step": "translation", "empty_cache": "generation", "encoder": "translation",
+    "export_weights": "weights", "from_pretrained": "pretrained", "generate": "generation", "gpt_weights": "gpt_weights", "greedy": "decoding",
+    "import_weights": "weights", "keep_min_p": "decoding", "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights",
+    "lora": "low_rank", "lora_adapters": "low_rank", "lora_merged": "low_rank", "read_prompts": "generation", "read_tensors": "weights",
+    "recurrent_sampler": "rnn", "recurrent_weights": "rnn", "resnet_weights": "resnet", "sample": "decoding", "sentence_embedding": "bert",
+    "teacher_forcing": "translation", "to_safetensors": "pretrained", "translator": "translation", "write_tensors": "weights",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -35,12 +36,17 @@ if TYPE_CHECKING:
     from dljax.models.decoding import Beams, Decoded, beam_search, greedy, keep_min_p, keep_top_k, keep_top_p, sample
     from dljax.models.densenet import DENSENETS, DenseNet
     from dljax.models.gcn import GCN
-    from dljax.models.gpt import GPT, attention_maps, sampler
+    from dljax.models.generation import empty_cache, generate, read_prompts
+    from dljax.models.gpt import GPT, SHARDING, attention_maps
+    from dljax.models.gpt_weights import gpt_weights
     from dljax.models.graph_autoencoder import GraphAutoencoder
     from dljax.models.graph_networks import GAT, GIN, ChebNet, GraphSAGE
     from dljax.models.highway import Highway
     from dljax.models.inception import GoogLeNet
     from dljax.models.lenet import LeNet
+    from dljax.models.llama import Llama
+    from dljax.models.llama_weights import llama_weights
+    from dljax.models.low_rank import lora, lora_adapters, lora_merged
     from dljax.models.message_networks import MPNN, GatedGNN, GraphTransformer
     from dljax.models.mlp import MLP
     from dljax.models.mobilenet import MobileNetV1, MobileNetV2

@@ -6,15 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen
-from jax import lax
-from jaxtyping import Array, Float, Int, Shaped
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dljax.core.checks import check_int, check_range
-from dljax.core.contract import Key, Numeric
-from dljax.nn.attention import FusedSelfAttention
 from dljax.nn.dense import Dense
-from dljax.nn.model import as_model
+from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.product import row_product
+from dljax.nn.transformer import Transformer, TransformerConfig
 
 
 class GPT(linen.Module):
@@ -30,8 +29,11 @@ class GPT(linen.Module):
       num_layers, num_heads, width: L blocks with H heads each and D numbers a token; H divides D.
       dropout_rate: the fraction of embeddings, attention weights and branch outputs that is dropped in training, in [0, 1].
       is_tied: whether the output projection is the embedding's matrix E, as in GPT-2, or one of its own.
-      is_unrolled: whether the scan is written out layer by layer. On a CPU a training step is then faster, by 13 % with 4 layers and 24 % with 8;
-        a rolled scan is quicker to compile, in a time that does not grow with the depth.
+      hidden: units of the feed-forward part; None for 4 D.
+      activation: of the feed-forward part; GPT-2's is gelu by its formula with tanh.
+      epsilon: added to the variance in every norm.
+      embed_dropout_rate, attention_dropout_rate: of the embeddings and of the attention weights; `dropout_rate` where None.
+      is_unrolled, remat: as for `dljax.nn.Transformer`.
 
     Weights start as GPT-2's do: normal with deviation 0.02, on the way back into the residual stream 0.02/√(2L).
 
@@ -39,7 +41,7 @@ class GPT(linen.Module):
 
     >>> gpt = GPT(vocab_size=10, context=8, num_layers=2, num_heads=2, width=16)
     >>> logits, variables = jax.jit(gpt.init_with_output)(jax.random.key(0), jnp.zeros((3, 8), jnp.int32))
-    >>> logits.shape, variables["params"]["blocks"]["up"]["kernel"].shape
+    >>> logits.shape, variables["params"]["decoder"]["layers"]["feed_forward"]["up"]["kernel"].shape
     ((3, 8, 10), (2, 16, 64))
     """
 
@@ -50,14 +52,46 @@ class GPT(linen.Module):
     width: int = 128
     dropout_rate: float = 0.0
     is_tied: bool = True
-    is_unrolled: bool = True
+    hidden: int | None = None
+    activation: Callable[[Array], Array] = jax.nn.gelu
+    epsilon: float = 1e-5
+    embed_dropout_rate: float | None = None
+    attention_dropout_rate: float | None = None
+    is_unrolled: bool | None = None
+    remat: str | None = None
+
+    @property
+    def config(self) -> TransformerConfig:
+        """What the layers are like."""
+        return TransformerConfig(
+            num_heads=self.num_heads,
+            hidden=self.hidden,
+            activation=self.activation,
+            epsilon=self.epsilon,
+            is_causal=True,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.dropout_rate if self.attention_dropout_rate is None else self.attention_dropout_rate,
+            kernel_init=_normal,
+            out_init=linen.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5),
+        )
 
     @linen.compact
-    def __call__(self, tokens: Shaped[Array, "B T"], train: bool = False) -> Float[Array, "B T V"]:
-        """Logits of each next token.
+    def __call__(
+        self,
+        tokens: Shaped[Array, "B T"],
+        mask: Bool[Array, "B T"] | None = None,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        cache: KeyValueCache | None = None,
+        train: bool = False,
+    ) -> Any:
+        """Logits [B, T, V] of each next token; with a cache a pair, the logits and the cache with these tokens in it.
 
         Args:
           tokens: in [0, V), T <= C; a token outside gives NaN.
+          mask: True where a token is no padding; None for all.
+          positions: in [0, C); None for 0 ... T - 1, with a cache for those that follow it.
+          cache: from `dljax.models.empty_cache`.
           train: whether to drop units, with the random stream `dropout`.
         Raises:
           ValueError: sequences longer than the context, options out of range. TypeError: tokens that are not whole numbers.
@@ -65,79 +99,43 @@ class GPT(linen.Module):
         for name in ("vocab_size", "context", "num_layers", "num_heads", "width"):
             check_int("GPT", name, getattr(self, name), minimum=1)
         check_range("GPT", "dropout_rate", self.dropout_rate, 0, 1)
+        check_tokens("GPT", tokens, self.context)
         length = tokens.shape[-1]
-        if length > self.context:
-            raise ValueError(
-                f"GPT: tokens must be at most context={self.context} long, got {length}; cut them or build the model with a longer context"
-            )
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise TypeError(f"GPT: tokens must be whole numbers, got {tokens.dtype}")
         embed = linen.Embed(self.vocab_size, self.width, embedding_init=_normal, name="embed")
-        positions = self.param("positions", _normal, (self.context, self.width))
-        h = embed(tokens) + jnp.broadcast_to(positions[:length], (*tokens.shape, self.width))
-        h = linen.Dropout(self.dropout_rate, deterministic=not train)(h)
-        layers = linen.scan(
-            _Block,
-            length=self.num_layers,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=linen.broadcast,
-            unroll=self.num_layers if self.is_unrolled else 1,
-        )
-        h, _ = layers(self.num_heads, self.num_layers, self.dropout_rate, name="blocks")(h, train)
-        h = linen.LayerNorm(epsilon=_EPSILON, name="norm")(h)
-        if self.is_tied:
-            return row_product(h, embed.embedding.T)
-        return Dense(self.vocab_size, use_bias=False, kernel_init=_normal, name="head")(h)
+        table = self.param("positions", _normal, (self.context, self.width), jnp.float32)
+        if positions is None and cache is not None:
+            positions = cache.positions(length)
+        places = jnp.broadcast_to(table[:length], (*tokens.shape, self.width)) if positions is None else table[positions]
+        rate = self.dropout_rate if self.embed_dropout_rate is None else self.embed_dropout_rate
+        h = linen.Dropout(rate, deterministic=not train)(embed(tokens) + places)
+        decoder = Transformer(self.config, self.num_layers, is_unrolled=self.is_unrolled, remat=self.remat, name="decoder")
+        h = decoder(h, None if mask is None else mask[:, None, None], cache=cache, train=train)
+        h, kept = (h, None) if cache is None else h
+        head = None if self.is_tied else Dense(self.vocab_size, use_bias=False, kernel_init=_normal, name="head")
+        logits = row_product(h, embed.embedding.T) if head is None else head(h)
+        return logits if cache is None else (logits, kept)
 
 
-def sampler(model: GPT) -> Callable[..., Int[Array, "B N"]]:
-    """A function that continues a text: one compiled loop, a token at a time.
+def check_tokens(who: str, tokens: Any, context: int) -> None:
+    """Refuse what a causal model cannot read.
 
-      x_t = argmax_v (logits_v + τ g_v),   g standard Gumbel: a draw from softmax(logits / τ), and the likeliest token at τ = 0
-
-    Returns:
-      `sample(key, params, prompt, *, num=200, temperature=1.0)` with
-      params: the model's variables, `{"params": ...}`.
-      prompt: whole numbers [B, P], P >= 1. The model sees the last `context` tokens of prompt and text.
-      num: how many tokens to draw, >= 1; static under jit.
-      temperature: τ >= 0; may be traced.
-      It returns the tokens drawn, int32 [B, num].
     Raises:
-      ValueError: when called: an empty prompt, `num` < 1, `temperature` < 0.
+      ValueError: sequences longer than the context. TypeError: tokens that are not whole numbers.
 
-    >>> gpt = GPT(vocab_size=10, context=4, num_layers=1, num_heads=1, width=8)
-    >>> variables = jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
-    >>> sampler(gpt)(jax.random.key(1), variables, jnp.zeros((2, 3), jnp.int32), num=5).shape
-    (2, 5)
+    >>> check_tokens("GPT", jnp.zeros((1, 3), jnp.int32), 2)
+    Traceback (most recent call last):
+    ValueError: GPT: tokens must be at most context=2 long, got 3; cut them or build the model with a longer context
     """
-    forward = as_model(model).apply
-
-    def sample(key: Key, params: Mapping[str, Any], prompt: Int[Array, "..."], *, num: int = 200, temperature: Numeric = 1.0) -> Int[Array, "B N"]:
-        check_int("sample", "num", num, minimum=1)
-        check_range("sample", "temperature", temperature, 0)
-        if prompt.ndim != 2 or prompt.shape[1] == 0:
-            raise ValueError(f"sample: prompt must be tokens [B, P] with P >= 1, got shape {prompt.shape}")
-        batch, given = prompt.shape
-        window = min(model.context, given + num)
-        tokens = jnp.concatenate([prompt.astype(jnp.int32), jnp.zeros((batch, num), jnp.int32)], 1)
-
-        def draw(tokens: Int[Array, "B S"], place: Int[Array, ""]) -> tuple[Int[Array, "B S"], None]:
-            # What stands behind the last token is not read: attention is causal.
-            start = jnp.maximum(place - window, 0)
-            logits, _ = forward(params, lax.dynamic_slice_in_dim(tokens, start, window, 1))
-            logits = lax.dynamic_index_in_dim(logits, place - 1 - start, 1, keepdims=False)
-            noise = jax.random.gumbel(jax.random.fold_in(key, place), logits.shape, logits.dtype)
-            return tokens.at[:, place].set(jnp.argmax(logits + temperature * noise, -1).astype(jnp.int32)), None
-
-        tokens, _ = lax.scan(draw, tokens, given + jnp.arange(num))
-        return tokens[:, given:]
-
-    return sample
+    if tokens.shape[-1] > context:
+        raise ValueError(
+            f"{who}: tokens must be at most context={context} long, got {tokens.shape[-1]}; cut them or build the model with a longer context"
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"{who}: tokens must be whole numbers, got {tokens.dtype}")
 
 
-def attention_maps(model: GPT, params: Mapping[str, Any], tokens: Int[Array, "B T"]) -> Float[Array, "L B H T T"]:
-    """The attention weights of every layer and head: how much position t (last but one axis) reads from position s (last axis).
+def attention_maps(model: Any, params: Mapping[str, Any], tokens: Int[Array, "B T"]) -> Float[Array, "L B H T T"]:
+    """The attention weights of every layer and head of a `GPT` or `Llama`: how much position t (last but one axis) reads from position s (last axis).
 
     >>> gpt = GPT(vocab_size=10, context=4, num_layers=1, num_heads=2, width=8)
     >>> tokens = jnp.zeros((1, 4), jnp.int32)
@@ -145,24 +143,19 @@ def attention_maps(model: GPT, params: Mapping[str, Any], tokens: Int[Array, "B 
     (1, 1, 2, 4, 4)
     """
     _, sown = model.apply(params, tokens, mutable=["intermediates"])
-    return sown["intermediates"]["blocks"]["attention"]["attention"][0]
+    return sown["intermediates"]["decoder"]["layers"]["attention"]["attention"][0]
 
 
-_EPSILON = 1e-5
+SHARDING = (
+    (r"(attention/(query|key|value)|feed_forward/(gate|up))/kernel$", PartitionSpec(None, "data", "model")),
+    (r"(attention/(query|key|value)|feed_forward/(gate|up))/bias$", PartitionSpec(None, "model")),
+    (r"(attention/out|feed_forward/down)/kernel$", PartitionSpec(None, "model", "data")),
+)
+"""Rules for `dljax.engine.by_path` that spread the layers of a `Transformer` over a mesh.
+
+Along `model` they are cut by heads and hidden units, so that each part of a layer needs one sum over the devices (Shoeybi et al., 2020, Megatron-LM).
+Along `data` each matrix is cut the other way and gathered when it is needed, as `dljax.engine.fsdp` does with the rest:
+`rules=(by_path(*SHARDING), fsdp())`. The axes must divide the matrices, and `model` the width of the groups.
+"""
+
 _normal = linen.initializers.normal(0.02)
-
-
-class _Block(linen.Module):
-    num_heads: int
-    num_layers: int
-    dropout_rate: float
-
-    @linen.compact
-    def __call__(self, h: Float[Array, "B T D"], train: bool) -> tuple[Float[Array, "B T D"], None]:
-        out_init = linen.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5)
-        attention = FusedSelfAttention(self.num_heads, True, self.dropout_rate, _normal, out_init, name="attention")
-        drop = linen.Dropout(self.dropout_rate, deterministic=not train)
-        h = h + drop(attention(linen.LayerNorm(epsilon=_EPSILON, name="attention_norm")(h), train=train))
-        x = linen.LayerNorm(epsilon=_EPSILON, name="mlp_norm")(h)
-        x = jax.nn.gelu(Dense(4 * h.shape[-1], kernel_init=_normal, name="up")(x))
-        return h + drop(Dense(h.shape[-1], kernel_init=out_init, name="down")(x)), None

@@ -28,13 +28,15 @@ from dljax.nn.activations import (
     tanh_shrink,
 )
 from dljax.nn.attention import (
-    FusedSelfAttention,
     MultiHeadAttention,
     MultiHeadDotProductAttention,
     SelfAttention,
     attention,
+    attention_reading,
+    attention_scores,
     attention_weights,
     causal_mask,
+    masked_softmax,
 )
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
@@ -75,33 +77,38 @@ from dljax.nn.graph_polynomial import ChebyshevConvolution, chebyshev_sum
 from dljax.nn.graph_recurrent import EdgeNetworkConvolution, GatedGraphConvolution, gated_update
 from dljax.nn.graph_structure import components, shortest_paths, weisfeiler_lehman
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
+from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.message_passing import pass_messages, segment_reduce, segment_softmax
 from dljax.nn.model import Model, as_model
 from dljax.nn.node_features import NodeDense, NodeDropout, SparseRows, sparse_rows
 from dljax.nn.normalisation import BatchNorm
 from dljax.nn.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, global_avg_pool, global_max_pool, max_pool
+from dljax.nn.positions import RelativeBias, Rotary, alibi, alibi_slopes, relative_bucket, sinusoidal_positions
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 from dljax.nn.separable import DepthwiseConv, SeparableConv
 from dljax.nn.seq_attention import SequenceAttention, additive_scores, multiplicative_scores
 from dljax.nn.toeplitz import toeplitz
+from dljax.nn.transformer import Attention, FeedForward, Transformer, TransformerConfig, TransformerLayer, norm_layer
 
 __all__ = [
-    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "AttentionPooling", "BackwardPass", "BatchNorm", "ChebyshevConvolution",
+    "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "Attention", "AttentionPooling", "BackwardPass", "BatchNorm", "ChebyshevConvolution",
     "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense",
-    "EdgeNetworkConvolution", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GINConvolution", "GatedGraphConvolution", "GraphAttention",
-    "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "Model", "MultiHeadAttention",
-    "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "PReLU", "Propagation", "SAGEConvolution", "SelfAttention",
-    "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise",
-    "additive_scores", "adjacency_matrix", "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask",
-    "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost", "drop_connect",
-    "dropout", "elman", "fixup", "forward_pass", "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout", "global_avg_pool",
-    "global_max_pool", "gradient_norms", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy",
-    "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv", "max_pool", "maxout",
-    "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "pagerank", "pass_messages", "patches", "pool_nodes",
-    "row_product", "segment_reduce", "segment_softmax", "shortest_paths", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "stationary_distribution", "step",
-    "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
+    "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution", "GatedGraphConvolution", "GraphAttention",
+    "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache", "Model", "MultiHeadAttention",
+    "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "PReLU", "Propagation", "RelativeBias", "Rotary", "SAGEConvolution",
+    "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig",
+    "TransformerLayer", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix", "alibi",
+    "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
+    "causal_mask", "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost",
+    "drop_connect", "dropout", "elman", "fixup", "forward_pass", "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout",
+    "global_avg_pool", "global_max_pool", "gradient_norms", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx",
+    "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv",
+    "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "norm_layer",
+    "pagerank", "pass_messages", "patches", "pool_nodes", "relative_bucket", "row_product", "segment_reduce", "segment_softmax", "shortest_paths",
+    "signal_propagation", "single_graph", "sinusoidal_positions", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax",
+    "spatial_dropout", "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz",
+    "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

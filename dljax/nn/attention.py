@@ -1,6 +1,5 @@
 """Attention (Vaswani et al., 2017): every position reads from the others, weighted by how well its query meets their keys."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,8 +7,7 @@ import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, Bool, Float
 
-from dljax.core.checks import check_int, check_range
-from dljax.nn.dense import Dense
+from dljax.core.checks import check_int
 from dljax.nn.product import row_product, traced_for_cpu
 
 
@@ -153,56 +151,6 @@ def causal_mask(length: int, read: int | None = None, *, window: int | None = No
     """
     mask = jnp.tril(jnp.ones((length, length if read is None else read), bool))
     return mask if window is None else mask & ~jnp.tril(mask, -check_int("causal_mask", "window", window, minimum=1))
-
-
-class FusedSelfAttention(linen.Module):
-    """Multi-head self-attention: queries, keys and values are one projection of the same positions, and the heads' readings are projected back.
-
-    The weights [B, H, T, T] are sown as `attention` into the collection `intermediates` where that is asked for; else, and where none are dropped,
-    they need not be computed, and the layer is as fast as `attention`.
-
-    Attributes:
-      num_heads: H, a divisor of the width D of the input.
-      is_causal: whether a position reads only itself and earlier ones.
-      dropout_rate: the fraction of weights that is dropped in training, in [0, 1]; it draws from the stream `dropout`.
-      kernel_init, out_init: of the joint projection `qkv` [D, 3D] and of the projection back `out` [D, D].
-    Raises:
-      ValueError: when applied: `num_heads` does not divide D.
-
-    >>> x = jnp.ones((2, 5, 8))
-    >>> y, variables = FusedSelfAttention(num_heads=2).init_with_output(jax.random.key(0), x)
-    >>> y.shape, jax.tree.map(jnp.shape, variables["params"]["qkv"])
-    ((2, 5, 8), {'bias': (24,), 'kernel': (8, 24)})
-    """
-
-    num_heads: int
-    is_causal: bool = True
-    dropout_rate: float = 0.0
-    kernel_init: Callable[..., Any] = linen.initializers.lecun_normal()
-    out_init: Callable[..., Any] = linen.initializers.lecun_normal()
-
-    @linen.compact
-    def __call__(self, x: Float[Array, "*B T D"], mask: Bool[Array, "..."] | None = None, *, train: bool = False) -> Float[Array, "*B T D"]:
-        """One number per position, head and size in, the same shape out.
-
-        Args:
-          mask: as for `attention_weights`, on top of causality.
-          train: whether to drop weights.
-        """
-        *_, length, width = x.shape
-        check_int("FusedSelfAttention", "num_heads", self.num_heads, minimum=1)
-        check_range("FusedSelfAttention", "dropout_rate", self.dropout_rate, 0, 1)
-        if width % self.num_heads:
-            raise ValueError(f"FusedSelfAttention: num_heads must divide the width of the input, got {self.num_heads} heads and width {width}")
-        qkv = Dense(3 * width, kernel_init=self.kernel_init, name="qkv")(x)
-        query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
-        if self.is_mutable_collection("intermediates") or (train and self.dropout_rate > 0):
-            weights = attention_weights(query, key, _and(mask, causal_mask(length)) if self.is_causal else mask)
-            self.sow("intermediates", "attention", weights)
-            y = attention_reading(linen.Dropout(self.dropout_rate, deterministic=not train)(weights), value)
-        else:
-            y = attention(query, key, value, mask, is_causal=self.is_causal)
-        return Dense(width, kernel_init=self.out_init, name="out")(y.reshape(x.shape))
 
 
 class MultiHeadDotProductAttention(linen.MultiHeadDotProductAttention):

@@ -3,11 +3,9 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dljax.core.checks import check_int
-from dljax.nn.attention import causal_mask
 
 
 class KeyValueCache(NamedTuple):
@@ -72,27 +70,16 @@ class KeyValueCache(NamedTuple):
         """The positions of the next `num` tokens of each sequence; padding has position 0."""
         return jnp.maximum(self.length + jnp.arange(num)[None] - self.start[:, None], 0)
 
-    def all_positions(self, num: int) -> Int[Array, "B S"]:
-        """The positions of all places, S = C + num: those of the cache and then those of the next `num` tokens."""
-        return jnp.concatenate([jnp.arange(self.size)[None] - self.start[:, None], self.positions(num)], -1)
+    @property
+    def all_positions(self) -> Int[Array, "B C"]:
+        """The positions of all places."""
+        return jnp.arange(self.size)[None] - self.start[:, None]
 
-    def mask(self, num: int, *, window: int | None = None) -> Bool[Array, "B 1 T S"]:
-        """True where one of the next `num` tokens may read a place, S = C + num: filled, no padding, not behind the token, within the window."""
-        places = self.length + jnp.arange(num)
-        read = jnp.concatenate([jnp.arange(self.size), places])
-        is_filled = jnp.concatenate([jnp.arange(self.size) < self.length, jnp.ones((num,), bool)])
-        is_real = is_filled[None] & (read[None] >= self.start[:, None])
-        before = jnp.concatenate([jnp.ones((num, self.size), bool), causal_mask(num)], -1)
+    def mask(self, num: int, *, window: int | None = None) -> Bool[Array, "B 1 T C"]:
+        """True where one of the next `num` tokens, when they are written, may read a place: no padding, not behind the token, within the window."""
+        places, read = self.length + jnp.arange(num)[:, None], jnp.arange(self.size)[None]
+        before = read <= places
         if window is not None:
-            before &= read[None] > places[:, None] - window
+            before &= read > places - window
+        is_real = read >= self.start[:, None]
         return is_real[:, None, None] & before[None, None]
-
-    def extended(
-        self, key: Float[Array, "L B T G F"], value: Float[Array, "L B T G F"], *, memory: Any = None, memory_mask: Bool[Array, "B S"] | None = None
-    ) -> "KeyValueCache":
-        """The cache with the keys and values of the next T tokens. What does not fit overwrites the last places."""
-
-        def written(old: Array, new: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.length, 2)
-
-        return KeyValueCache(written(self.key, key), written(self.value, value), self.length + key.shape[2], self.start, memory, memory_mask)

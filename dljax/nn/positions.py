@@ -165,7 +165,7 @@ class RelativeBias(linen.Module):
     @linen.compact
     def __call__(self, positions: Int[Array, "*B T"], key_positions: Int[Array, "*B S"]) -> Float[Array, "*B H T S"]:
         """The bias for reading and read positions."""
-        table = self.param("embedding", self.embedding_init, (self.num_buckets, self.num_heads))
+        table = self.param("embedding", self.embedding_init, (self.num_buckets, self.num_heads), jnp.float32)
         distance = key_positions[..., None, :] - positions[..., :, None]
         bucket = relative_bucket(distance, num_buckets=self.num_buckets, max_distance=self.max_distance, is_causal=self.is_causal)
         return jnp.moveaxis(table[bucket], -1, -3)

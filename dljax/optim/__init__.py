@@ -13,6 +13,7 @@ from dljax.optim.descent import descent, gradient_descent, nonlinear_cg
 from dljax.optim.evolution import EvolutionState, Strategy, cross_entropy_method, evolution_strategy, evolve, genetic_algorithm, random_search
 from dljax.optim.first_order import amsgrad, checked, hypergradient, nadam
 from dljax.optim.fisher import Likelihood, fisher_product, gauss_newton_product
+from dljax.optim.frozen import frozen
 from dljax.optim.hebbian import HebbianState, oja
 from dljax.optim.hessian_free import HessianFreeState, hessian_free
 from dljax.optim.kfac import KFACConfig, KFACState, kfac
@@ -42,7 +43,7 @@ __all__ = [
     "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "KFACConfig", "KFACState", "Likelihood", "LineSearch",
     "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Prox", "Seen", "Strategy", "UpdateRule", "amsgrad",
     "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "decayed_weights", "descent", "dfp",
-    "elastic_net_threshold", "evolution_strategy", "evolve", "exact_quadratic", "first_order", "fisher_product", "gauss_newton",
+    "elastic_net_threshold", "evolution_strategy", "evolve", "exact_quadratic", "first_order", "fisher_product", "frozen", "gauss_newton",
     "gauss_newton_product", "genetic_algorithm", "gradient_descent", "group_threshold", "hessian_free", "hypergradient", "kfac",
     "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt", "line_search", "message", "minimize", "minimizer", "nadam",
     "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "on_paths", "openai_es", "path_mask", "project_max_norm",

@@ -1,8 +1,6 @@
-"""GPT: equal to transformers' GPT-2 with the same weights, causal, sampled as its probabilities say."""
+"""GPT: causal, started as GPT-2 is, and the same on one device and on eight; what it has in common with transformers' is in test_causal.py."""
 
 import functools
-import runpy
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +11,12 @@ import pytest
 from dljax import core, data
 from dljax.core import precision
 from dljax.core.tree import named_leaves
-from dljax.models.gpt import GPT, attention_maps, sampler
+from dljax.engine import FitConfig, Parallel, by_path, fit, fsdp, make_mesh
+from dljax.models.gpt import GPT, SHARDING, attention_maps
 from dljax.objectives import cross_entropy
 from dljax.recipes.language import _windows_of
 from dljax.supervised import supervised
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = {"vocab_size": 11, "context": 6, "num_layers": 3, "num_heads": 2, "width": 8, "is_unrolled": False}  # rolled: sooner compiled
 
 
@@ -36,57 +34,6 @@ def some_tokens(*shape, seed=0):
     return jax.random.randint(jax.random.key(seed), shape, 0, SMALL["vocab_size"])
 
 
-def from_gpt2(arrays, num_layers, kind):
-    """GPT-2's parameters, or their gradients, under our names: its layers are stacked."""
-
-    def stacked(name):
-        return jnp.stack([arrays[f"{kind}/transformer.h.{layer}.{name}"] for layer in range(num_layers)])
-
-    def dense(name):
-        return {"kernel": stacked(f"{name}.weight"), "bias": stacked(f"{name}.bias")}
-
-    def norm(name):
-        return {"scale": stacked(f"{name}.weight"), "bias": stacked(f"{name}.bias")}
-
-    top = {name: jnp.asarray(arrays[f"{kind}/transformer.{name}"]) for name in ("wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias")}
-    return {
-        "embed": {"embedding": top["wte.weight"]},
-        "positions": top["wpe.weight"],
-        "blocks": {
-            "attention_norm": norm("ln_1"),
-            "attention": {"qkv": dense("attn.c_attn"), "out": dense("attn.c_proj")},
-            "mlp_norm": norm("ln_2"),
-            "up": dense("mlp.c_fc"),
-            "down": dense("mlp.c_proj"),
-        },
-        "norm": {"scale": top["ln_f.weight"], "bias": top["ln_f.bias"]},
-    }
-
-
-@pytest.mark.parametrize("is_live", [False, True])
-def test_values_and_gradients_equal_gpt2s_with_the_same_weights(is_live):
-    script = runpy.run_path(str(GOLDEN / "make_gpt2.py"))
-    if is_live:
-        pytest.importorskip("transformers")
-        arrays = script["reference"]()
-    else:
-        arrays = np.load(GOLDEN / "gpt2.npz")
-    with jax.enable_x64(True):
-        model, tokens = GPT(**script["SIZES"]), jnp.asarray(arrays["tokens"])
-        params = from_gpt2(arrays, script["SIZES"]["num_layers"], "weight")
-
-        def loss(params):
-            logits = model.apply({"params": params}, tokens)
-            return cross_entropy(logits[:, :-1], tokens[:, 1:]).mean(), logits
-
-        (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-        np.testing.assert_allclose(logits, arrays["logits"], rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(value, arrays["loss"], rtol=1e-6)  # transformers computes its loss in float32
-        expected = dict(named_leaves(from_gpt2(arrays, script["SIZES"]["num_layers"], "grad")))
-        for name, grad in named_leaves(grads):
-            np.testing.assert_allclose(grad, expected[name], rtol=1e-4, atol=1e-7, err_msg=name)
-
-
 def test_logits_depend_on_no_later_token():
     _, variables, apply = small()
     tokens = some_tokens(2, 6)
@@ -97,25 +44,16 @@ def test_logits_depend_on_no_later_token():
         assert moved.tolist() == [False] * place + [True] * (6 - place)
 
 
-def test_rolled_and_unrolled_layers_give_the_same():
-    _, variables, _ = small()
-    tokens = some_tokens(2, 6)
-
-    def value_and_grad(is_unrolled):
-        model = GPT(**SMALL | {"is_unrolled": is_unrolled})
-        return jax.jit(jax.value_and_grad(lambda variables: jnp.square(model.apply(variables, tokens)).mean()))(variables)
-
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), value_and_grad(True), value_and_grad(False))
-
-
 def test_layers_start_with_weights_of_their_own_and_gpt2s_deviations():
     params = jax.jit(GPT(vocab_size=65, is_unrolled=False).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     deviations = {name: float(leaf.std()) for name, leaf in named_leaves(params) if leaf.std() > 0}
     back = 0.02 / 8**0.5
-    expected = {"blocks/attention/qkv/kernel": 0.02, "blocks/attention/out/kernel": back, "blocks/up/kernel": 0.02, "blocks/down/kernel": back}
-    expected |= {"embed/embedding": 0.02, "positions": 0.02}
+    layers = "decoder/layers"
+    expected = {f"{layers}/attention/{name}/kernel": 0.02 for name in ("query", "key", "value")}
+    expected |= {f"{layers}/feed_forward/up/kernel": 0.02, "embed/embedding": 0.02, "positions": 0.02}
+    expected |= {f"{layers}/attention/out/kernel": back, f"{layers}/feed_forward/down/kernel": back}
     assert deviations == pytest.approx(expected, rel=0.05)
-    kernels = params["blocks"]["up"]["kernel"]
+    kernels = params["decoder"]["layers"]["feed_forward"]["up"]["kernel"]
     assert all(not np.array_equal(kernels[0], kernel) for kernel in kernels[1:])
 
 
@@ -129,7 +67,7 @@ def test_an_untied_head_is_a_matrix_of_its_own():
 def test_dropout_differs_by_key_and_is_off_in_evaluation():
     model, variables, apply = small(dropout_rate=0.3)
     tokens = some_tokens(2, 6)
-    train = jax.jit(lambda key: model.apply(variables, tokens, True, rngs={"dropout": key}))
+    train = jax.jit(lambda key: model.apply(variables, tokens, train=True, rngs={"dropout": key}))
     assert not np.allclose(train(jax.random.key(0)), train(jax.random.key(1)))
     np.testing.assert_array_equal(apply(variables, tokens), small()[2](variables, tokens))
 
@@ -148,43 +86,6 @@ def test_bfloat16_follows_float32():
     products = [line for line in lowered.splitlines() if "dot_general" in line]
     assert products
     assert all("bf16" in line for line in products)
-
-
-def greedy(apply, variables, prompt, num):
-    """The likeliest token after token, the model called on all it may see of the text."""
-    tokens = np.asarray(prompt)
-    for _ in range(num):
-        seen = tokens[:, -SMALL["context"] :]
-        logits = apply(variables, np.pad(seen, ((0, 0), (0, SMALL["context"] - seen.shape[1]))))
-        tokens = np.append(tokens, np.argmax(logits[:, seen.shape[1] - 1], -1)[:, None], 1)
-    return tokens[:, prompt.shape[1] :]
-
-
-@pytest.mark.parametrize("given", [1, 9])
-def test_sampling_at_temperature_zero_takes_the_likeliest_token(given):
-    model, variables, apply = small()
-    prompt = some_tokens(2, given)
-    sample = jax.jit(sampler(model), static_argnames="num")
-    np.testing.assert_array_equal(sample(jax.random.key(0), variables, prompt, num=8, temperature=0.0), greedy(apply, variables, prompt, 8))
-
-
-def test_samples_come_as_often_as_the_softmax_says():
-    model, variables, apply = small(seed=3)
-    prompt, temperature = jnp.tile(some_tokens(1, 3), (20_000, 1)), 1.7
-    drawn = jax.jit(sampler(model), static_argnames="num")(jax.random.key(0), variables, prompt, num=2, temperature=temperature)
-
-    def probabilities(text):
-        return jax.nn.softmax(apply(variables, jnp.resize(text, (2, 6)))[0, len(text) - 1] / temperature)
-
-    expected = probabilities(prompt[0])
-    counts = np.bincount(drawn[:, 0], minlength=11)
-    # χ² with 10 degrees of freedom is above 30 once in a thousand keys.
-    assert ((counts - 20_000 * expected) ** 2 / (20_000 * expected)).sum() < 30
-    # The second token follows the first that was drawn.
-    first = int(counts.argmax())
-    after = probabilities(jnp.append(prompt[0], first))
-    seen = np.bincount(drawn[drawn[:, 0] == first, 1], minlength=11)
-    assert ((seen - seen.sum() * after) ** 2 / (seen.sum() * after)).sum() < 30
 
 
 def test_attention_maps_are_causal_distributions():
@@ -239,16 +140,19 @@ def test_tokens_must_be_whole_numbers_and_of_the_vocabulary():
     assert np.isnan(apply(variables, some_tokens(2, 6).at[0, 1].set(11))[0, 1]).all()
 
 
-@pytest.mark.parametrize(
-    ("prompt", "options", "message"),
-    [
-        (jnp.zeros((1, 0), jnp.int32), {}, "P >= 1"),
-        (jnp.zeros(3, jnp.int32), {}, r"tokens \[B, P\]"),
-        (jnp.zeros((1, 3), jnp.int32), {"num": 0}, "num must be >= 1"),
-        (jnp.zeros((1, 3), jnp.int32), {"temperature": -1.0}, "temperature must be in"),
-    ],
-)
-def test_sampling_refuses_what_it_cannot_continue(prompt, options, message):
-    model, variables, _ = small()
-    with pytest.raises(ValueError, match=message):
-        sampler(model)(jax.random.key(0), variables, prompt, **options)
+def test_8_2_losses_sharded_by_rows_and_heads_over_eight_devices_equal_those_on_one():
+    learner = supervised(GPT(11, 6, 2, 2, 16, is_unrolled=False), cross_entropy, optax.adam(1e-2))
+    source = data.windows(np.arange(200) % 7 + np.arange(200) % 3, 6, 8)
+
+    def run(parallel):
+        return fit(learner, source, 12, jax.random.key(0), config=FitConfig(every=1, chunk=12, parallel=parallel))
+
+    alone = run(None)
+    assert alone.history["loss"][-1] < alone.history["loss"][0]
+    for num in (2, 4):
+        found = run(Parallel(make_mesh(data=num, model=2), rules=(by_path(*SHARDING), fsdp(min_size=64))))
+        np.testing.assert_allclose(found.history["loss"], alone.history["loss"], rtol=1e-5)
+        layers = found.state.params["decoder"]["layers"]
+        assert layers["attention"]["query"]["kernel"].addressable_shards[0].data.shape == (2, 16 // num, 8)
+        assert layers["feed_forward"]["down"]["kernel"].addressable_shards[0].data.shape == (2, 32, 16 // num)
+        assert not found.state.params["positions"].sharding.is_fully_replicated

@@ -10,8 +10,9 @@ import pytest
 from flax import linen
 from jax import lax
 
-from dljax.nn.attention import FusedSelfAttention, _has_flash_attention, attention, attention_weights, causal_mask
+from dljax.nn.attention import _has_flash_attention, attention, attention_weights, causal_mask
 from dljax.nn.product import row_product
+from dljax.nn.transformer import Attention, TransformerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_heads_reach_the_flash_kernel_as_they_should(monkeypatch):
     for heads in ((*halves, causal_mask(6)), unfit, some_heads(size=8)):
         attention(*heads)
     assert len(asked) == 1  # nothing that the kernel does not do
-    layer, x = FusedSelfAttention(num_heads=2, dropout_rate=0.5), jnp.ones((3, 5, 16), jnp.bfloat16)
+    layer, x = Attention(TransformerConfig(2, is_causal=True, attention_dropout_rate=0.5)), jnp.ones((3, 5, 16), jnp.bfloat16)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer.init(jax.random.key(0), x))
     del asked[1:]
     layer.apply(variables, x, mutable=["intermediates"])
@@ -104,20 +105,39 @@ def test_flash_attention_equals_the_plain_products(length):
 
 def test_self_attention_equals_linens_with_the_same_weights():
     x = jax.random.normal(jax.random.key(0), (2, 5, 12), jnp.float64)
-    ours = FusedSelfAttention(num_heads=3)
-    params = ours.init(jax.random.key(1), x)["params"]
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, params)
-    theirs = linen.MultiHeadDotProductAttention(num_heads=3, param_dtype=jnp.float64)
+    ours, theirs = Attention(TransformerConfig(3, is_causal=True)), linen.MultiHeadDotProductAttention(num_heads=3, param_dtype=jnp.float64)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, ours.init(jax.random.key(1), x)["params"])
 
     def as_linens(params):
-        kernels = jnp.split(params["qkv"]["kernel"].reshape(12, 9, 4), 3, axis=1)
-        biases = jnp.split(params["qkv"]["bias"].reshape(9, 4), 3)
-        projections = {name: {"kernel": k, "bias": b} for name, k, b in zip(("query", "key", "value"), kernels, biases, strict=True)}
+        projections = {
+            name: {"kernel": params[name]["kernel"].reshape(12, 3, 4), "bias": params[name]["bias"].reshape(3, 4)}
+            for name in ("query", "key", "value")
+        }
         return {**projections, "out": {"kernel": params["out"]["kernel"].reshape(3, 4, 12), "bias": params["out"]["bias"]}}
 
-    one = value_and_grads(lambda params, x: ours.apply({"params": params}, x), params, x)
+    one = value_and_grads(lambda params, x: ours.apply({"params": params}, x)[0], params, x)
     other = value_and_grads(lambda params, x: theirs.apply({"params": as_linens(params)}, x, mask=causal_mask(5)), params, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), one, other)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_self_attention_reads_the_future_only_where_it_may(is_causal):
+    x = jax.random.normal(jax.random.key(0), (1, 6, 8), jnp.float64)
+    layer = Attention(TransformerConfig(2, is_causal=is_causal))
+    variables = layer.init(jax.random.key(1), x)
+    influence = jnp.abs(jax.jacobian(lambda x: layer.apply(variables, x)[0][0])(x)).sum((1, 2, 4))
+    reads = np.tril(np.ones((6, 6), bool)) if is_causal else np.ones((6, 6), bool)
+    np.testing.assert_array_equal(influence > 0, reads)
+
+
+def test_dropout_drops_weights_in_training_only():
+    x = jax.random.normal(jax.random.key(0), (3, 6, 8), jnp.float64)
+    layer = Attention(TransformerConfig(2, is_causal=True, attention_dropout_rate=0.5))
+    variables = layer.init(jax.random.key(1), x)
+    calm = layer.apply(variables, x)[0]
+    many = jax.jit(jax.vmap(lambda key: layer.apply(variables, x, train=True, rngs={"dropout": key})[0]))(jax.random.split(jax.random.key(2), 2000))
+    assert not np.allclose(many[0], many[1])
+    np.testing.assert_allclose(many.mean(0), calm, atol=5 * float(many.std(0).max()) / 2000**0.5)
 
 
 def test_weights_are_distributions_that_leave_out_what_is_masked():
@@ -137,44 +157,6 @@ def test_weights_do_not_overflow():
     q, k, _ = some_heads()
     weights, grads = value_and_grads(lambda q, k: attention_weights(q, k), jnp.float32(1e4) * q.astype(jnp.float32), k.astype(jnp.float32))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((weights, grads)))
-
-
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_self_attention_reads_the_future_only_where_it_may(is_causal):
-    x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
-    layer = FusedSelfAttention(num_heads=2, is_causal=is_causal)
-    variables = layer.init(jax.random.key(1), x)
-    influence = jnp.abs(jax.jacobian(lambda x: layer.apply(variables, x))(x)).sum((1, 3))
-    reads = np.tril(np.ones((6, 6), bool)) if is_causal else np.ones((6, 6), bool)
-    np.testing.assert_array_equal(influence > 0, reads)
-
-
-def test_self_attention_without_causality_is_equivariant_to_permutations():
-    x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
-    layer = FusedSelfAttention(num_heads=4, is_causal=False)
-    variables = layer.init(jax.random.key(1), x)
-    order = jax.random.permutation(jax.random.key(2), 6)
-    np.testing.assert_allclose(layer.apply(variables, x[order]), layer.apply(variables, x)[order], rtol=1e-10)
-
-
-def test_a_mask_is_taken_on_top_of_causality():
-    x = jax.random.normal(jax.random.key(0), (6, 8), jnp.float64)
-    layer = FusedSelfAttention(num_heads=1)
-    variables = layer.init(jax.random.key(1), x)
-    _, sown = layer.apply(variables, x, jnp.arange(6) < 4, mutable=["intermediates"])
-    weights = sown["intermediates"]["attention"][0]
-    np.testing.assert_array_equal(weights[0] > 0, np.tril(np.ones((6, 6), bool)) & (np.arange(6) < 4))
-
-
-def test_dropout_drops_weights_in_training_only():
-    x = jax.random.normal(jax.random.key(0), (3, 6, 8), jnp.float64)
-    layer = FusedSelfAttention(num_heads=2, dropout_rate=0.5)
-    variables = layer.init(jax.random.key(1), x)
-    calm, one, other = (layer.apply(variables, x, train=train, rngs={"dropout": jax.random.key(seed)}) for train, seed in ((0, 0), (1, 0), (1, 1)))
-    np.testing.assert_array_equal(calm, layer.apply(variables, x))
-    assert not np.allclose(one, other)
-    many = jax.jit(jax.vmap(lambda key: layer.apply(variables, x, train=True, rngs={"dropout": key})))(jax.random.split(jax.random.key(2), 2000))
-    np.testing.assert_allclose(many.mean(0), calm, atol=5 * float(many.std(0).max()) / 2000**0.5)
 
 
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
@@ -204,19 +186,6 @@ def test_products_of_a_gradient_are_of_matrices():
     jaxpr = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(jnp.ones((5, 3)), jnp.ones((2, 4, 5))))
     assert jaxpr.count("dot_general") == 3
     assert "dimension_numbers=(([0, 1]" not in jaxpr
-
-
-def test_head_counts_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="num_heads must divide the width of the input, got 3 heads and width 8"):
-        FusedSelfAttention(num_heads=3).init(jax.random.key(0), jnp.ones((2, 8)))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"num_heads": 0}, "num_heads must be >= 1"), ({"num_heads": 1, "dropout_rate": 2.0}, "dropout_rate must be in")]
-)
-def test_options_out_of_range_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        FusedSelfAttention(**options).init(jax.random.key(0), jnp.ones((2, 8)))
 
 
 def test_queries_and_keys_that_do_not_fit_are_refused():

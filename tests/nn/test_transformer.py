@@ -11,7 +11,7 @@ from flax import linen
 
 from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.positions import Rotary
-from dljax.nn.transformer import Transformer, TransformerConfig, TransformerLayer
+from dljax.nn.transformer import Transformer, TransformerConfig, TransformerLayer, norm_layer
 
 SETTINGS = {
     "llama": TransformerConfig(4, num_groups=2, is_causal=True, is_gated=True, norm="rms", use_bias=False, rotary=Rotary(), activation=jax.nn.silu),
@@ -218,3 +218,18 @@ def test_a_policy_that_is_none_is_refused():
     with pytest.raises(ValueError, match="remat must be one of 'full'"):
         jax.eval_shape(lambda: Transformer(TransformerConfig(4), 1, remat="some").init(jax.random.key(0), some(1, 2, WIDTH)))
     assert dataclasses.is_dataclass(TransformerConfig)
+
+
+def test_layer_norm_and_its_derivatives_equal_linens_and_a_large_mean_costs_no_digits():
+    ours, theirs = norm_layer("layer", 1e-5), linen.LayerNorm(epsilon=1e-5, use_fast_variance=False, param_dtype=jnp.float64)
+    x, variables = some(2, 5), {"params": {"scale": some(5, seed=1), "bias": some(5, seed=2)}}
+
+    def derivatives(layer):
+        def value(variables, x):
+            return jnp.sin(layer.apply(variables, x)).sum()
+
+        return jax.jit(lambda x: (layer.apply(variables, x), jax.grad(value, (0, 1))(variables, x), jax.hessian(value, 1)(variables, x)))(x)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), derivatives(ours), derivatives(theirs))
+    far = ours.apply(variables, (x + 1e3).astype(jnp.float32))
+    np.testing.assert_allclose(far, ours.apply(variables, x), atol=1e-2)

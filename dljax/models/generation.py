@@ -1,0 +1,202 @@
+"""Texts from a causal Transformer: prompts read in one pass, then token by token with the keys and values kept, as one compiled program."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from dljax.core import precision
+from dljax.core.checks import check_choice, check_int, check_range
+from dljax.core.contract import Key
+from dljax.models.decoding import Beams, Decoded, Step, beam_search, greedy, sample
+from dljax.nn.key_value_cache import KeyValueCache
+
+
+def generate(
+    model: Any,
+    params: Mapping[str, Any],
+    prompt: Shaped[Array, "..."],
+    *,
+    max_tokens: int,
+    lengths: Int[Array, "B"] | None = None,
+    method: str = "greedy",
+    key: Key | None = None,
+    stop_tokens: Sequence[int] = (),
+    pad_token: int = 0,
+    **options: Any,
+) -> Decoded | Beams:
+    """Continue texts with a causal model, such as a `GPT` or a `Llama`.
+
+    The prompts are read in one pass into a cache of keys and values, and each further token costs the work of one position. The cache is as large as
+    prompt and text from the start and is written in place: memory does not grow. Where prompt and text are longer than the model's context, each
+    token is drawn from the last C tokens, read anew; that costs a whole pass a token.
+
+    Compile it whole, `jax.jit(partial(generate, model, max_tokens=100))`; prompts of one shape are one program.
+
+    Args:
+      model: a linen module called as `GPT` is, with its attributes `config`, `num_layers`, `width` and `context`.
+      params: its variables, `{"params": ...}`.
+      prompt: whole numbers [B, P], P >= 1, padded on the right.
+      max_tokens: the most tokens of a text, >= 1.
+      lengths: how many tokens of each prompt are real, in 1 ... P; None for all. A text does not depend on its prompt's padding.
+      method: "greedy", "sample" or "beam_search": which function of `dljax.models.decoding` chooses.
+      key: for "sample".
+      stop_tokens: which tokens end a text.
+      pad_token: what stands behind the end.
+      options: of the method: `temperature`, `top_k`, `top_p`, `min_p`; `num_beams`, `length_penalty`, `early_stopping`.
+    Returns:
+      What the method returns: `Decoded` with tokens [B, max_tokens], or `Beams` with tokens [B, K, max_tokens].
+    Raises:
+      ValueError: no prompt, lengths outside 1 ... P, an option out of range, "sample" without a key. TypeError: a prompt that is not whole numbers,
+        an option that the method does not have.
+
+    >>> from dljax.models.gpt import GPT
+    >>> gpt = GPT(vocab_size=10, context=8, num_layers=1, num_heads=1, width=8)
+    >>> variables = jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    >>> prompt = jnp.array([[1, 2, 3], [4, 0, 0]])
+    >>> generate(gpt, variables, prompt, max_tokens=5, lengths=jnp.array([3, 1]), method="sample", key=jax.random.key(1)).tokens.shape
+    (2, 5)
+    """
+    check_choice("generate", "method", method, ("greedy", "sample", "beam_search"))
+    check_int("generate", "max_tokens", max_tokens, minimum=1)
+    if (key is None) == (method == "sample"):
+        raise ValueError(f"generate: method={method!r} {'draws at random: give a key' if key is None else 'does not draw: leave the key out'}")
+    if prompt.ndim != 2 or prompt.shape[1] == 0:
+        raise ValueError(f"generate: prompt must be tokens [B, P] with P >= 1, got shape {prompt.shape}")
+    if not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise TypeError(f"generate: prompt must be whole numbers, got {prompt.dtype}")
+    if lengths is not None:
+        check_range("generate", "lengths", lengths, 1, prompt.shape[1])
+
+    def run(params: Mapping[str, Any], prompt: Array, lengths: Any) -> Decoded | Beams:
+        start = read_prompts(model, params, prompt, lengths, max_tokens=max_tokens)
+        more: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": stop_tokens, "pad_token": pad_token, **options}
+        if method == "beam_search":
+            return beam_search(start.step, start.params, start.cache, start.last, batch_axis=start.batch_axis, **more)
+        if key is None:
+            return greedy(start.step, start.params, start.cache, start.last, **more)
+        return sample(key, start.step, start.params, start.cache, start.last, **more)
+
+    # Parameters are cast once, at the door, and not for every token.
+    result: Decoded | Beams = precision.wrap(run)(params, prompt, lengths)
+    return result
+
+
+class Start(NamedTuple):
+    """What the functions of `dljax.models.decoding` go on from when the prompts have been read.
+
+    Attributes:
+      step: `(params, cache, tokens [B]) -> (logits [B, V], cache)`.
+      params: the model's, as the step wants them.
+      cache: what was read, all but the last token of each prompt.
+      batch_axis: where its rows are.
+      last: [B, 1], the last token of each prompt, which the decoders read themselves.
+    """
+
+    step: Step
+    params: Any
+    cache: Any
+    batch_axis: Any
+    last: Int[Array, "B 1"]
+
+
+def read_prompts(
+    model: Any, params: Mapping[str, Any], prompt: Int[Array, "B P"], lengths: Int[Array, "B"] | None = None, *, max_tokens: int
+) -> Start:
+    """Read prompts in one pass, with room for `max_tokens` more; arguments as for `generate`.
+
+    >>> from dljax.models.gpt import GPT
+    >>> gpt = GPT(vocab_size=10, context=8, num_layers=1, num_heads=1, width=8)
+    >>> variables = jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    >>> start = read_prompts(gpt, variables, jnp.array([[1, 2, 3], [4, 0, 0]]), jnp.array([3, 1]), max_tokens=2)
+    >>> start.last.tolist(), start.cache.start.tolist(), int(start.cache.length)
+    ([[3], [4]], [0, 2], 2)
+    """
+    batch, longest = prompt.shape
+    lengths = jnp.full(batch, longest, jnp.int32) if lengths is None else jnp.asarray(lengths, jnp.int32)
+    # From padding on the right to padding on the left: all rows end at the same place.
+    padding = longest - lengths
+    places = (jnp.arange(longest)[None] - padding[:, None]) % longest
+    tokens = jnp.take_along_axis(prompt.astype(jnp.int32), places, 1)
+    first, last = tokens[:, :-1], tokens[:, -1:]
+    room = longest + max_tokens - 1
+    if room > model.context:
+        seen = first[:, -model.context :]
+        seen = jnp.pad(seen, ((0, 0), (model.context - seen.shape[1], 0)))
+        # A row of the window is its last C tokens, padded on the left, and how many of them are real.
+        return Start(_window_step(model), params, (seen, jnp.minimum(lengths - 1, model.context)), 0, last)
+    cache = empty_cache(model, batch, room, start=padding, dtype=_dtype(params))
+    if longest > 1:
+        _, cache = model.apply(params, first, cache=cache)
+    if model.is_unrolled is False:
+        return Start(_cached_step(model), params, cache, cache.batch_axis, last)
+    # Layer by layer, before the loop: sliced in it, the weights would be copied for every token, and the cache with them.
+    apart = partial(_apart, num_layers=model.num_layers)
+    layers = params["params"]["decoder"]["layers"]
+    axes: Any = cache.batch_axis
+    parts: dict[str, Any] = {"key": apart(cache.key), "value": apart(cache.value)}
+    axes, cache = axes._replace(key=0, value=0), cache._replace(**parts)
+    step = _cached_step(model.clone(is_unrolled=True))
+    return Start(_layered(step), _with_layers(params, apart(layers)), cache, axes, last)
+
+
+def empty_cache(model: Any, batch: int, size: int, *, start: Int[Array, "B"] | None = None, dtype: Any = jnp.float32) -> KeyValueCache:
+    """Room for the keys and values of `size` positions of a causal model; arguments as for `KeyValueCache.empty`.
+
+    >>> from dljax.models.gpt import GPT
+    >>> empty_cache(GPT(vocab_size=10), batch=2, size=7).key.shape
+    (4, 2, 7, 4, 32)
+    """
+    config, head_size = model.config, model.config.size_of_head(model.width)
+    return KeyValueCache.empty(
+        num_layers=model.num_layers, batch=batch, size=size, num_groups=config.groups, head_size=head_size, start=start, dtype=dtype
+    )
+
+
+def _cached_step(model: Any) -> Step:
+    def step(params: Any, cache: KeyValueCache, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], KeyValueCache]:
+        logits, cache = model.apply(params, tokens[:, None], cache=cache)
+        return logits[:, 0], cache
+
+    return step
+
+
+def _layered(step: Step) -> Step:
+    """A step whose parameters and cache are lists of layers; XLA sees through stacking and slicing."""
+
+    def layered(params: Any, cache: KeyValueCache, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], KeyValueCache]:
+        layers = params["params"]["decoder"]["layers"]
+        stacked = cache._replace(key=jnp.stack(cache.key), value=jnp.stack(cache.value))
+        logits, after = step(_with_layers(params, jax.tree.map(lambda *parts: jnp.stack(parts), *layers)), stacked, tokens)
+        parts: dict[str, Any] = {"key": list(after.key), "value": list(after.value)}
+        return logits, after._replace(**parts)
+
+    return layered
+
+
+def _apart(tree: Any, num_layers: int) -> list[Any]:
+    return [jax.lax.optimization_barrier(jax.tree.map(lambda leaf, layer=layer: leaf[layer], tree)) for layer in range(num_layers)]
+
+
+def _with_layers(params: Mapping[str, Any], layers: Any) -> dict[str, Any]:
+    tree = params["params"]
+    return {**params, "params": {**tree, "decoder": {**tree["decoder"], "layers": layers}}}
+
+
+def _window_step(model: Any) -> Step:
+    def step(params: Any, window: Any, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Any]:
+        seen, lengths = window
+        seen = jnp.concatenate([seen[:, 1:], tokens[:, None]], 1)
+        lengths = jnp.minimum(lengths + 1, model.context)
+        positions = jnp.arange(model.context)[None] - (model.context - lengths)[:, None]
+        logits = model.apply(params, seen, positions >= 0, positions=jnp.maximum(positions, 0))
+        return logits[:, -1], (seen, lengths)
+
+    return step
+
+
+def _dtype(params: Any) -> Any:
+    return jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)))

@@ -36,6 +36,7 @@ from dljax.nn.attention import (
     attention_weights,
     causal_mask,
 )
+from dljax.nn.attribution import grad_cam, integrated_gradients, layer_output, layer_shapes, occlusion, overlay, saliency, smooth_grad
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
@@ -54,24 +55,27 @@ from dljax.nn.dropout import (
     stochastic_depth,
     variational_dropout,
 )
+from dljax.nn.feature_visualisation import MaximisationConfig, activation_maximisation, filter_pictures
 from dljax.nn.graph import GraphConvolution, SparseRows, neighbour_sum, single_graph, sparse_rows
 from dljax.nn.initialisers import FixupBranch, Propagation, fixup, gain, lsuv, signal_propagation
 from dljax.nn.model import Model, as_model
 from dljax.nn.normalisation import BatchNorm
+from dljax.nn.ode import ODEBlock, ODEConfig, ODESolution, solve_ode
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.product import row_product
 from dljax.nn.recurrent import RNN, gru, lstm
 
 __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "BackwardPass", "BatchNorm", "ComputationGraph", "Conv", "ConvTranspose", "Dense",
-    "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution", "Model",
-    "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "PReLU", "Propagation", "SelfAttention", "SparseRows", "additive_noise",
-    "as_model", "attention", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose",
-    "convolution", "differentiation_cost", "drop_connect", "dropout", "fixup", "forward_pass", "fully_connected", "gain", "gaussian",
-    "gaussian_dropout", "gru", "hard_shrink", "identity", "initialisers", "initializers", "lstm", "lsuv", "max_pool", "maxout", "mc_dropout",
-    "mish", "multiplicative_noise", "neighbour_sum", "patches", "row_product", "signal_propagation", "single_graph", "soft_shrink", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink",
-    "unit_pixels", "variational_dropout",
+    "DenseGeneral", "DifferentiationCost", "DropConnectDense", "FixupBranch", "ForwardPass", "FusedSelfAttention", "GraphConvolution",
+    "MaximisationConfig", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "Noise", "ODEBlock", "ODEConfig", "ODESolution", "PReLU",
+    "Propagation", "SelfAttention", "SparseRows", "activation_maximisation", "additive_noise", "as_model", "attention", "attention_weights",
+    "avg_pool", "backpropagate", "causal_mask", "computation_graph", "conv_transpose", "convolution", "differentiation_cost", "drop_connect",
+    "dropout", "filter_pictures", "fixup", "forward_pass", "fully_connected", "gain", "gaussian", "gaussian_dropout", "grad_cam", "gru",
+    "hard_shrink", "identity", "initialisers", "initializers", "integrated_gradients", "layer_output", "layer_shapes", "lstm", "lsuv", "max_pool",
+    "maxout", "mc_dropout", "mish", "multiplicative_noise", "neighbour_sum", "occlusion", "overlay", "patches", "row_product", "saliency",
+    "signal_propagation", "single_graph", "smooth_grad", "soft_shrink", "solve_ode", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax",
+    "spatial_dropout", "squared_relu", "squareplus", "step", "stochastic_depth", "tanh_shrink", "unit_pixels", "variational_dropout",
 ]  # fmt: skip
 
 

@@ -215,7 +215,11 @@ def _interval(slope: Field, config: ODEConfig, clock: Any) -> Callable[..., tupl
     import diffrax
 
     solvers = {name: getattr(diffrax, name.capitalize()) for name in _COSTS}
-    adjoints: dict[str, Any] = {"direct": diffrax.RecursiveCheckpointAdjoint, "continuous": diffrax.BacksolveAdjoint, "forward": diffrax.DirectAdjoint}
+    adjoints: dict[str, Any] = {
+        "direct": diffrax.RecursiveCheckpointAdjoint,
+        "continuous": diffrax.BacksolveAdjoint,
+        "forward": diffrax.DirectAdjoint,
+    }
     each, before = _COSTS[config.solver]
     num = config.num_steps
     controller: Any

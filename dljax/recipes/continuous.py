@@ -19,6 +19,7 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
 def fashion_mnist_odenet(
     width: int = 32,
     solver: str = "dopri5",
+    num_steps: int | None = None,
     tolerance: float = 1e-2,
     adjoint: str = "continuous",
     learning_rate: float = 4e-3,
@@ -42,7 +43,7 @@ def fashion_mnist_odenet(
     check_range("fashion-mnist/odenet", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     clothes = data.load("fashion-mnist")
     shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
-    config = ODEConfig(solver, rtol=tolerance, atol=tolerance, first_step=0.5, adjoint=adjoint, max_steps=100)
+    config = ODEConfig(solver, num_steps, tolerance, tolerance, first_step=0.5, adjoint=adjoint, max_steps=100)
     model = ODENet(10, width, strides=(2, 2), num_groups=8, config=config)
     learner = supervised(model, cross_entropy, optax.adam(lambda step: learning_rate * shape(step)), metrics={"accuracy": accuracy})
 
@@ -95,7 +96,7 @@ def _flow(model, test):
             axes.set(xlabel="first principal component", ylabel="second principal component")
 
         def trial(tolerance):
-            config = dataclasses.replace(model.config, rtol=tolerance, atol=tolerance)
+            config = dataclasses.replace(model.config, solver="dopri5", num_steps=None, rtol=tolerance, atol=tolerance)
             logits, sown = model.clone(config=config).apply(params, test["x"][:1000], mutable=["intermediates"])
             return logits, sown["intermediates"]["block"]["num_evaluations"][0]
 

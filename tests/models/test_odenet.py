@@ -82,12 +82,15 @@ def test_5_2_one_euler_step_is_a_residual_block_and_its_trajectory_ends_where_th
             return net.head(linen.relu(net.head_norm(h)).mean((1, 2))), h
 
     logits, h = net.apply(variables, x, method=lambda net, x: Residual()(net, x))
-    np.testing.assert_allclose(net.apply(variables, x), logits, rtol=1e-5, atol=1e-6)
+    found, sown = net.apply(variables, x, mutable=["intermediates"])
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
+    assert [int(value) for value in sown["intermediates"]["block"]["num_evaluations"]] == [1]
     way = net.apply(variables, x, [0.0, 1.0], method="trajectory")
     np.testing.assert_allclose(way.states[1], h, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(way.states[0], net.apply(variables, x, method="stem"))
 
 
+@pytest.mark.slow
 def test_5_2_step_runs_under_scan_and_vmap_and_reports_its_evaluations():
     """Members of a sweep take their own steps: vmapped they are what they are alone."""
     x, y = pictures(2), jnp.array([0, 4])

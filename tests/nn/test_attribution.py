@@ -77,7 +77,7 @@ def test_5_3_grad_cam_before_global_average_pooling_is_the_class_activation_map(
     found, after = both(variables, x)
     weights = variables["params"]["Dense_0"]["kernel"][:, target].T
     # The layer is the convolution, whose output is negative where the ReLU stops it: no gradient comes from there, but the weights count it.
-    before = layer_output(Pooled(), variables, x, "last")
+    before = jax.jit(lambda variables, x: layer_output(Pooled(), variables, x, "last"))(variables, x)
     alphas = weights * (before > 0).mean((1, 2)) / 30
     np.testing.assert_allclose(found, linen.relu(jnp.einsum("bhwk,bk->bhw", before, alphas)), rtol=1e-4, atol=1e-6)
 

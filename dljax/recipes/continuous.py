@@ -30,6 +30,7 @@ def fashion_mnist_odenet(
 
     The number of steps is 7.5 epochs of the default batch size; nothing is chosen by the test set while training.
     """
+    import jax
     import jax.numpy as jnp
     import optax
 
@@ -48,7 +49,7 @@ def fashion_mnist_odenet(
     learner = supervised(model, cross_entropy, optax.adam(lambda step: learning_rate * shape(step)), metrics={"accuracy": accuracy})
 
     def measure(params, key):
-        _, sown = model.apply(params, clothes["test"]["x"][:batch_size], mutable=["intermediates"])
+        _, sown = jax.jit(lambda params, x: model.apply(params, x, mutable=["intermediates"]))(params, clothes["test"]["x"][:batch_size])
         return {"evaluations": int(sown["intermediates"]["block"]["num_evaluations"][0])}
 
     return Experiment(
@@ -95,13 +96,13 @@ def _flow(model, test):
             axes.legend(fontsize=8)
             axes.set(xlabel="first principal component", ylabel="second principal component")
 
-        def trial(tolerance):
+        def trial(tolerance, params, x):
             config = dataclasses.replace(model.config, solver="dopri5", num_steps=None, rtol=tolerance, atol=tolerance)
-            logits, sown = model.clone(config=config).apply(params, test["x"][:1000], mutable=["intermediates"])
+            logits, sown = model.clone(config=config).apply(params, x, mutable=["intermediates"])
             return logits, sown["intermediates"]["block"]["num_evaluations"][0]
 
         tolerances = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-        trials = [jax.jit(lambda tolerance=tolerance: trial(tolerance))() for tolerance in tolerances]
+        trials = [jax.jit(trial, static_argnums=0)(tolerance, params, test["x"][:1000]) for tolerance in tolerances]
         exact, labels = np.asarray(trials[-1][0]), np.asarray(test["y"][:1000])
         rows = [
             {

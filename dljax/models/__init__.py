@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GAT", "GCN", "GIN", "GPT", "MLP", "MPNN", "RESNETS", "SHARDING", "VGG", "VGGS", "Beams", "ChebNet",
     "ConvNeXt", "Decoded", "DenseNet", "GatedGNN", "GoogLeNet", "GraphAutoencoder", "GraphSAGE", "GraphTransformer", "Highway", "LeNet", "Llama",
-    "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "Pretrained", "RecurrentLanguageModel", "RecurrentNet", "RecurrentReadout", "ResNet",
-    "Seq2Seq", "TextClassifier", "TokenClassifier", "UNet", "Weight", "attention_maps", "beam_search", "decoder_step", "empty_cache", "encoder",
-    "export_weights", "from_pretrained", "generate", "gpt_weights", "greedy", "import_weights", "keep_min_p", "keep_top_k", "keep_top_p",
-    "llama_weights", "lora", "lora_adapters", "lora_merged", "read_prompts", "read_tensors", "recurrent_sampler", "recurrent_weights",
-    "resnet_weights", "sample", "sentence_embedding", "teacher_forcing", "to_safetensors", "translator", "write_tensors",
+    "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "ODENet", "Pretrained", "RecurrentLanguageModel", "RecurrentNet", "RecurrentReadout",
+    "ResNet", "Seq2Seq", "TextClassifier", "TokenClassifier", "UNet", "Weight", "attention_maps", "beam_search", "decoder_step", "empty_cache",
+    "encoder", "export_weights", "from_pretrained", "generate", "gpt_weights", "greedy", "import_weights", "keep_min_p", "keep_top_k",
+    "keep_top_p", "llama_weights", "lora", "lora_adapters", "lora_merged", "read_prompts", "read_tensors", "recurrent_sampler",
+    "recurrent_weights", "resnet_weights", "sample", "sentence_embedding", "teacher_forcing", "to_safetensors", "translator", "write_tensors",
 ]  # fmt: skip
 
 _MODULES = {
@@ -18,9 +18,9 @@ _MODULES = {
     "densenet", "Decoded": "decoding", "DenseNet": "densenet", "GAT": "graph_networks", "GCN": "gcn", "GIN": "graph_networks", "GPT": "gpt",
     "GatedGNN": "message_networks", "GoogLeNet": "inception", "GraphAutoencoder": "graph_autoencoder", "GraphSAGE": "graph_networks",
     "GraphTransformer": "message_networks", "Highway": "highway", "LeNet": "lenet", "Llama": "llama", "MLP": "mlp", "MPNN": "message_networks",
-    "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet", "Pretrained": "pretrained", "RESNETS": "resnet",
-    "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn", "ResNet": "resnet", "SHARDING": "gpt", "Seq2Seq":
-    "seq2seq", "TextClassifier": "bert", "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights",
+    "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet", "ODENet": "odenet", "Pretrained": "pretrained",
+    "RESNETS": "resnet", "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn", "ResNet": "resnet", "SHARDING": "gpt",
+    "Seq2Seq": "seq2seq", "TextClassifier": "bert", "TokenClassifier": "bert", "UNet": "unet", "VGG": "vgg", "VGGS": "vgg", "Weight": "weights",
     "attention_maps": "gpt", "beam_search": "decoding", "decoder_step": "translation", "empty_cache": "generation", "encoder": "translation",
     "export_weights": "weights", "from_pretrained": "pretrained", "generate": "generation", "gpt_weights": "gpt_weights", "greedy": "decoding",
     "import_weights": "weights", "keep_min_p": "decoding", "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights",
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dljax.models.message_networks import MPNN, GatedGNN, GraphTransformer
     from dljax.models.mlp import MLP
     from dljax.models.mobilenet import MobileNetV1, MobileNetV2
+    from dljax.models.odenet import ODENet
     from dljax.models.pretrained import Pretrained, from_pretrained, to_safetensors
     from dljax.models.resnet import RESNETS, ResNet, resnet_weights
     from dljax.models.rnn import RecurrentLanguageModel, RecurrentNet, RecurrentReadout, recurrent_sampler, recurrent_weights

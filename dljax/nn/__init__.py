@@ -38,6 +38,7 @@ from dljax.nn.attention import (
     causal_mask,
     masked_softmax,
 )
+from dljax.nn.attribution import grad_cam, integrated_gradients, layer_output, layer_shapes, occlusion, overlay, saliency, smooth_grad
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
@@ -57,6 +58,7 @@ from dljax.nn.dropout import (
     variational_dropout,
 )
 from dljax.nn.elman import elman
+from dljax.nn.feature_visualisation import MaximisationConfig, activation_maximisation, filter_pictures
 from dljax.nn.gradient_norms import gradient_norms
 from dljax.nn.graph import GraphConvolution, neighbour_sum, single_graph
 from dljax.nn.graph_aggregation import GINConvolution, SAGEConvolution, unit_rows
@@ -82,6 +84,7 @@ from dljax.nn.message_passing import pass_messages, segment_reduce, segment_soft
 from dljax.nn.model import Model, as_model
 from dljax.nn.node_features import NodeDense, NodeDropout, SparseRows, sparse_rows
 from dljax.nn.normalisation import BatchNorm
+from dljax.nn.ode import ODEBlock, ODEConfig, ODESolution, solve_ode
 from dljax.nn.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, global_avg_pool, global_max_pool, max_pool
 from dljax.nn.positions import RelativeBias, Rotary, alibi, alibi_slopes, relative_bucket, sinusoidal_positions
 from dljax.nn.product import row_product
@@ -95,20 +98,22 @@ __all__ = [
     "ACTIVATIONS", "RNN", "Activation", "AffineLayer", "Attention", "AttentionPooling", "BackwardPass", "BatchNorm", "ChebyshevConvolution",
     "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv", "DifferentiationCost", "DropConnectDense",
     "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution", "GatedGraphConvolution", "GraphAttention",
-    "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache", "Model", "MultiHeadAttention",
-    "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "PReLU", "Propagation", "RelativeBias", "Rotary", "SAGEConvolution",
-    "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig",
-    "TransformerLayer", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix", "alibi",
-    "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
-    "causal_mask", "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost",
-    "drop_connect", "dropout", "elman", "fixup", "forward_pass", "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout",
-    "global_avg_pool", "global_max_pool", "gradient_norms", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx",
-    "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "laplacian", "laplacian_spectrum", "lstm", "lsuv",
-    "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum", "norm_layer",
-    "pagerank", "pass_messages", "patches", "pool_nodes", "relative_bucket", "row_product", "segment_reduce", "segment_softmax", "shortest_paths",
-    "signal_propagation", "single_graph", "sinusoidal_positions", "soft_shrink", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax",
-    "spatial_dropout", "squared_relu", "squareplus", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz",
-    "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
+    "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache", "MaximisationConfig", "Model",
+    "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "ODEBlock", "ODEConfig", "ODESolution", "PReLU",
+    "Propagation", "RelativeBias", "Rotary", "SAGEConvolution", "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows",
+    "Spectrum", "Transformer", "TransformerConfig", "TransformerLayer", "activation_maximisation", "adaptive_avg_pool", "adaptive_max_pool",
+    "additive_noise", "additive_scores", "adjacency_matrix", "alibi", "alibi_slopes", "as_model", "attention", "attention_reading",
+    "attention_scores", "attention_weights", "avg_pool", "backpropagate", "causal_mask", "chebyshev_sum", "components", "computation_graph",
+    "conv_transpose", "convolution", "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "filter_pictures", "fixup",
+    "forward_pass", "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "grad_cam",
+    "gradient_norms", "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink",
+    "identity", "initialisers", "initializers", "integrated_gradients", "laplacian", "laplacian_spectrum", "layer_output", "layer_shapes", "lstm",
+    "lsuv", "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise", "multiplicative_scores", "neighbour_sum",
+    "norm_layer", "occlusion", "overlay", "pagerank", "pass_messages", "patches", "pool_nodes", "relative_bucket", "row_product", "saliency",
+    "segment_reduce", "segment_softmax", "shortest_paths", "signal_propagation", "single_graph", "sinusoidal_positions", "smooth_grad",
+    "soft_shrink", "solve_ode", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "squared_relu", "squareplus",
+    "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "unit_rows",
+    "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

@@ -106,19 +106,16 @@ def fashion_mnist_cnn(
     check_range("fashion-mnist/cnn", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     clothes = data.load("fashion-mnist")
     shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
-    learner = supervised(
-        CNN(10, (width, 2 * width), hidden, dropout_rate),
-        cross_entropy,
-        optax.adam(lambda step: learning_rate * shape(step)),
-        metrics={"accuracy": accuracy},
-    )
+    model = CNN(10, (width, 2 * width), hidden, dropout_rate)
+    learner = supervised(model, cross_entropy, optax.adam(lambda step: learning_rate * shape(step)), metrics={"accuracy": accuracy})
+    predictions, inside = _predictions(learner, clothes["test"], _CLOTHES), _seeing_inside(model, clothes["test"], _CLOTHES, "Conv_0", "Conv_1")
     return Experiment(
         learner,
         data.shuffled(clothes["train"], batch_size),
         steps=steps,
         evaluation=clothes["test"],
         batch_size=500,
-        figures=_predictions(learner, clothes["test"], _CLOTHES),
+        figures=lambda params, key: {**predictions(params, key), **inside(params, key)},
         per_step=batch_size,
         unit="examples",
         exports=lambda key: {"predict": (jnp.zeros((1, 28, 28, 1), jnp.uint8),)},
@@ -278,5 +275,43 @@ def _predictions(learner, test, names):
             labels = [f"{names[p]}\nwas {names[t]}" for p, t in zip(predicted[wrong[:16]], true[wrong[:16]], strict=True)]
             drawn["mistakes"] = report.grid(test["x"][wrong[:16]], "The first mistakes: what the model says, and what it is", labels)
         return drawn
+
+    return figures
+
+
+def _seeing_inside(model, test, names, first, last):
+    """The figures of what a convolutional network looks at: filters, Grad-CAM, integrated gradients, and the pictures that excite each class most."""
+
+    def figures(params, key):
+        import jax
+        import jax.numpy as jnp
+
+        from dljax import report
+        from dljax.nn.attribution import grad_cam, integrated_gradients, overlay
+        from dljax.nn.feature_visualisation import MaximisationConfig, activation_maximisation, filter_pictures
+
+        shown, size = jnp.asarray(test["x"][:16]), test["x"].shape[1:]
+
+        @jax.jit
+        def looked_at(params, x):
+            seen = model.apply(params, x).argmax(-1)
+            parts = integrated_gradients(model, params, x, seen).sum(-1)
+            return seen, overlay(x, grad_cam(model, params, x, seen, last)), overlay(jnp.zeros_like(x), parts, opacity=1.0)
+
+        @jax.jit
+        def wanted(params, key):
+            config = MaximisationConfig(total_variation=0.3)
+            return activation_maximisation(key, model, params, jnp.arange(len(names)), shape=size, config=config)
+
+        seen, maps, parts = looked_at(params, shown)
+        labels = [names[label] for label in seen]
+        return {
+            "filters": report.grid(filter_pictures(params["params"][first]["kernel"]), "Filters of the first layer: black is negative, grey zero"),
+            "grad-cam": report.grid(maps, f"Grad-CAM of {last}: where the network saw what speaks for the class it names", labels),
+            "integrated gradients": report.grid(
+                parts, "Integrated gradients: pixels that speak for the class (red) and against it (blue), from a black picture", labels
+            ),
+            "maximised": report.grid(wanted(params, key), "Pictures that excite each class most, by gradient ascent from noise", names),
+        }
 
     return figures

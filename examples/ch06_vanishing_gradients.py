@@ -2,7 +2,9 @@
 
 In a linear net the gradient is a power of the recurrent matrix, known exactly. A simple recurrent net and two LSTMs read 100 numbers of the adding
 problem: how much of the gradient by the last state is left at each step, before training and after it, tells which of them can learn what stood at
-the beginning. MEASURED
+the beginning. Of the simple net's gradient 3e-14 reaches the first step, and its error stays at 1/6, the variance of the answer (0.168); of an
+LSTM's, whose forget gates begin nearly open, 0.03 before training and 0.2 after it, and both LSTMs solve the task, with errors of 0.002 and 0.013.
+About a minute and a half on two cores.
 """
 
 # %% Three nets, and the same question: what is the sum of the two marked numbers?

@@ -12,7 +12,7 @@ from dljax.core.experiment import AtMost, Experiment, recipe
         0.01,
         source="Hochreiter & Schmidhuber (1997), experiment 4: an LSTM solves the adding problem at hundreds of steps; 1/6 is the mean's error",
     ),
-    minutes=5,
+    minutes=2,
     cores=1,
 )
 def adding_lstm(

@@ -21,6 +21,11 @@ def of_torch(theirs, read):
     return params
 
 
+def drawn(shapes):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+
+
 @pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
 def test_6_1_two_bidirectional_layers_equal_torch_on_packed_ragged_sequences(cell):
     torch = pytest.importorskip("torch")
@@ -77,7 +82,7 @@ def test_6_1_padding_has_no_influence_and_dropout_only_in_training():
     x, lengths = jnp.asarray(rng.normal(size=(3, 5, 2)), jnp.float32), jnp.array([5, 0, 2])
     is_real = (jnp.arange(5)[None] < lengths[:, None])[..., None]
     batches = [{"x": jnp.where(is_real, x, padding), "lengths": lengths} for padding in (0.0, 1e4)]
-    variables = jax.jit(model.init)(jax.random.key(0), batches[0])
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), batches[0]))
     apply = jax.jit(model.apply)
     outputs = [apply(variables, batch) for batch in batches]
     np.testing.assert_array_equal(*outputs)
@@ -90,9 +95,7 @@ def test_6_1_padding_has_no_influence_and_dropout_only_in_training():
 def test_6_4_the_sampler_draws_from_the_model_given_the_whole_text():
     model = RecurrentLanguageModel(7, 8, embedding_size=4)
     prompt = jnp.array([[1, 2, 3], [6, 5, 4]])
-    shapes = jax.eval_shape(model.init, jax.random.key(0), prompt)
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)  # far from uniform
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), prompt))  # far from uniform
     sample = jax.jit(recurrent_sampler(model), static_argnames="num")
     greedy = sample(jax.random.key(1), variables, prompt, num=6, temperature=0.0)
     text = jnp.concatenate([prompt, greedy], 1)
@@ -100,8 +103,8 @@ def test_6_4_the_sampler_draws_from_the_model_given_the_whole_text():
     np.testing.assert_array_equal(logits[:, 2:].argmax(-1), greedy)
     np.testing.assert_array_equal(greedy[:, :1], sample(jax.random.key(2), variables, prompt, num=1, temperature=0.0))
     many = jnp.tile(prompt[:1], (4000, 1))
-    drawn = np.bincount(np.asarray(sample(jax.random.key(3), variables, many, num=1, temperature=2.0))[:, 0], minlength=7) / 4000
-    np.testing.assert_allclose(drawn, jax.nn.softmax(logits[0, 2] / 2), atol=0.03)
+    found = np.bincount(np.asarray(sample(jax.random.key(3), variables, many, num=1, temperature=2.0))[:, 0], minlength=7) / 4000
+    np.testing.assert_allclose(found, jax.nn.softmax(logits[0, 2] / 2), atol=0.03)
 
 
 def test_recurrent_models_refuse_options_out_of_range():

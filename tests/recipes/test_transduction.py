@@ -19,7 +19,7 @@ def test_6_2_no_string_that_is_tested_is_ever_drawn():
     drawn, tested = texts(batch["x"], 2), texts(experiment.evaluation["x"], 2)
     # All strings of 1 to 4 symbols out of 3, a third of them tested.
     assert len(tested) == 1 + 3 + 9 + 27
-    assert len(drawn) == 2 * len(tested)
+    assert len(tested) < len(drawn) <= 2 * len(tested)
     assert not drawn & tested
     for text, target in zip(np.asarray(batch["x"]["source"]), np.asarray(batch["y"]), strict=True):
         length = int((target == 1).argmax())

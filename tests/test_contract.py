@@ -26,7 +26,7 @@ SMALL = {
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
-    "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1},
+    "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "direct"},
     "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},

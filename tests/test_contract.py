@@ -36,7 +36,7 @@ SMALL = {
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist/densenet": {"blocks": (1,), "growth": 2, "batch_size": 4},
-    "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1},
+    "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "direct"},
     "fashion-mnist/resnet": {"blocks": (1,), "width": 2, "batch_size": 4},
     "karate/gcn": {"width": 4},
     "reversal/seq2seq": {"width": 8, "batch_size": 4, "longest": 3, "sampling": 0.5},

@@ -105,7 +105,7 @@ def solve_ode(field: Field, params: Params, h: Any, times: Float[Array, " T"] | 
     times = jnp.asarray(times)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"solve_ode: times must be a vector of at least two, got shape {times.shape}")
-    h = jax.tree.map(jnp.asarray, h)
+    params, h = jax.tree.map(jnp.asarray, (params, h))
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(h)):
         raise TypeError(f"solve_ode: the state h must be floating-point, got {jax.tree.map(lambda leaf: leaf.dtype.name, h)}")
     narrow = jax.tree.map(lambda leaf: leaf.dtype, (params, h))

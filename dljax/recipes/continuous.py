@@ -80,8 +80,9 @@ def _flow(model, test):
         from dljax.recipes.vision import _CLOTHES
 
         shown, classes = test["x"][:60], np.asarray(test["y"][:60])
-        way = jax.jit(lambda params, x: model.apply(params, x, np.linspace(0, 1, 21), method="trajectory").states.mean((2, 3)))(params, shown)
-        way = np.asarray(way)  # [T, B, D]
+        way = jax.jit(lambda params, x: model.apply(params, x, np.linspace(0, 1, 21), method="trajectory").states)(params, shown)
+        # All pixels and channels: the mean over pixels of what a group norm puts out hardly moves.
+        way = np.asarray(way).reshape(*way.shape[:2], -1)
         centred = way - way.mean((0, 1))
         _, scales, axes = np.linalg.svd(centred.reshape(-1, way.shape[-1]), full_matrices=False)
         places = centred @ axes[:2].T

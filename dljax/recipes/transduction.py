@@ -110,7 +110,7 @@ def reversal_seq2seq(
     target=AtMost(
         "phoneme_error_rate",
         0.10,
-        source="none published for this split: a tenth of the phonemes; Bisani & Ney (2008), Speech Communication 50, have 5.9 % by joint n-grams on another",
+        source="none published for this split: a tenth of the phonemes; Bisani & Ney (2008) have 5.9 % by joint n-grams on another one",
     ),
     minutes=8,
     data="cmudict",

@@ -50,7 +50,7 @@ def cases():
     """The golden ones for everyone; of those asked live the others are slow, for each is a program of its own to compile."""
     yield from ((case, False) for case in SCRIPT["KEPT"])
     for case in SCRIPT["CASES"]:
-        yield pytest.param(case, True, marks=[] if case in (*SCRIPT["KEPT"], "BertModel") else pytest.mark.slow)
+        yield pytest.param(case, True, marks=[] if case in SCRIPT["KEPT"] else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("case", "is_live"), list(cases()))

@@ -1,8 +1,7 @@
 """Chapter 7: three graph networks divide a karate club from two labels, and one shows where it looks.
 
 Each is trained with twenty seeds in one vmapped program. Of 34 members the GCN puts 33 on the side they took, with every seed; GAT 30.1 and
-GraphSAGE 23.6 on average: with no features and two labels, what helps is the smoothing that a GCN cannot leave. Attention stays within 7 % of an
-equal share, within the factions and across. About half a minute of one core.
+GraphSAGE 23.6 on average. Attention stays within 7 % of an equal share, within the factions and across. About half a minute of one core.
 """
 
 # %% The club: who is a friend of whom. Two labels are known, the instructor's (0) and the president's (33).

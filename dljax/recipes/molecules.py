@@ -18,7 +18,7 @@ def esol_mpnn(
     """The solubility of molecules in water by a message passing network on their atoms and bonds, scored in log10 mol/l.
 
     902 molecules to learn from, 113 for validation and 113 for the test, at random as MoleculeNet divides them; `split` is the seed of that. With
-    `is_validation` the score is on the validation molecules: by them width, learning rate and steps were chosen.
+    `is_validation` the score is on the validation molecules.
     """
     import jax
     import jax.numpy as jnp

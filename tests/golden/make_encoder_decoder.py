@@ -74,7 +74,8 @@ def reference(case: str) -> dict[str, np.ndarray]:
     for label, parameter in model.named_parameters():
         if parameter.requires_grad:
             arrays[f"weight/{label}"], arrays[f"grad/{label}"] = parameter, parameter.grad
-    options = {"max_new_tokens": MAX_TOKENS, "do_sample": False, "attention_mask": mask.long(), "pad_token_id": 0, "eos_token_id": STOP}
+    # The cache of transformers 5 takes the decoder to have as many layers as the encoder.
+    options = {"use_cache": False, "max_new_tokens": MAX_TOKENS, "do_sample": False, "attention_mask": mask.long(), "pad_token_id": 0, "eos_token_id": STOP}
     arrays["greedy"] = model.generate(source, num_beams=1, **options)[:, 1:]
     found = model.generate(source, **options, num_beams=4, num_return_sequences=4, output_scores=True, return_dict_in_generate=True)
     arrays["beam"] = found.sequences[:, 1:].reshape(batch, 4, -1)

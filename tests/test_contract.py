@@ -26,6 +26,7 @@ SMALL = {
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
+    "fashion-mnist/vit": {"patch_size": 14, "width": 8, "num_layers": 1, "num_heads": 2, "batch_size": 4},
     "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},

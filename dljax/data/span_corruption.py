@@ -42,11 +42,11 @@ def corrupt_spans(
 ) -> Spans:
     """T5's span corruption: the model reads a text with holes and says what was in them.
 
-      Thank you for inviting me to your party last week → Thank you <0> me to your party <1> week,   <0> for inviting <1> last
+      Thank you for inviting me to your party last week → Thank you <0> me to your party <1>,   <0> for inviting <1> last
 
-    Of a text of n >= 2 tokens, m = round(rate·n), at least 1 and at most n - 1, are hidden in k = round(m / mean_span) spans, at least 1. The hidden
-    tokens and the others are each cut into k parts, every way to cut them equally likely; the parts alternate, and the text begins with one that is
-    not hidden and ends with one that is. The arrays are as large as texts of T tokens need.
+    Of a text of n >= 2 tokens, m = round(rate·n), at least 1 and at most n - 1, are hidden in k = round(m / mean_span) spans, at least 1 and at
+    most n - m. The hidden tokens and the others are each cut into k parts, every way to cut them equally likely; the parts alternate, and the text
+    begins with one that is not hidden and ends with one that is. The arrays are as large as texts of T tokens need.
 
     Args:
       tokens: whole numbers without sentinels, padded on the right.

@@ -97,12 +97,13 @@ def read_source(
     cache = KeyValueCache.empty(
         num_layers=num_layers, batch=len(source), size=max_tokens, num_groups=config.groups, head_size=size, dtype=memory.dtype
     )
-    # No token is read yet: what comes back is the memory's keys and values.
-    _, cache = model.apply(params, jnp.zeros((len(source), 0), jnp.int32), memory, mask, cache=cache, method="decode")
+    last = jnp.full((len(source), 1), start_token, jnp.int32)
+    # For the memory's keys and values alone: the decoders read the start themselves, and write it over this one.
+    _, cache = model.apply(params, last, memory, mask, cache=cache, method="decode")
     # The beams of a source share its memory, and need not carry it along when they change places.
     repeated = jax.tree.map(lambda part: jnp.repeat(part, num_beams, 1), cache.memory)
-    cache = cache._replace(memory=repeated, memory_mask=None if mask is None else jnp.repeat(mask, num_beams, 0))
-    last = jnp.full((len(source), 1), start_token, jnp.int32)
+    cache = cache._replace(length=jnp.zeros_like(cache.length), memory=repeated)
+    cache = cache._replace(memory_mask=None if mask is None else jnp.repeat(mask, num_beams, 0))
     if model.is_unrolled is False:
         start = Start(_step(model), params, cache, cache.batch_axis, last)
     else:

@@ -67,8 +67,7 @@ class ViT(linen.Module):
     @property
     def sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width of the picture and of a patch."""
-        picture, patch = ((size, size) if isinstance(size, int) else tuple(size) for size in (self.image_size, self.patch_size))
-        return picture, patch
+        return _both_sides(self.image_size), _both_sides(self.patch_size)
 
     @linen.compact
     def __call__(self, x: Num[Array, "B H W C"], train: bool = False) -> Float[Array, "B K"]:
@@ -115,6 +114,10 @@ class ViT(linen.Module):
             expected = ", ".join(map(str, (*picture, self.num_channels)))
             raise ValueError(f"ViT: x must be pictures [B, {expected}] (image_size, num_channels), got shape {x.shape}")
         return patch
+
+
+def _both_sides(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 _SIZES = ("num_classes", "num_channels", "width", "num_layers", "num_heads")

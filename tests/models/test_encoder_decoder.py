@@ -291,7 +291,6 @@ def test_what_an_encoder_decoder_cannot_read_is_refused(model, x, error, message
         ({"method": "best"}, ValueError, "method must be one of"),
         ({"method": "sample"}, ValueError, "draws at random: give a key"),
         ({"method": "beam_search", "num_beams": 0}, ValueError, "num_beams must be >= 1"),
-        ({"mask": jnp.ones((4, 5), bool)}, ValueError, r"the mask must have the shape \(4, 6\) of source"),
         ({"temperature": 1.0}, TypeError, "temperature"),
     ],
 )

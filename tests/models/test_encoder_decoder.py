@@ -206,10 +206,10 @@ def test_8_3_the_source_is_read_once_and_its_memory_is_not_moved_by_beam_search(
     assert int(start.cache.length) == 0
     assert start.batch_axis.memory is None
     run = jax.jit(functools.partial(generate_target, model, max_tokens=7, start_token=0, method="beam_search", num_beams=3))
-    jaxpr = str(jax.make_jaxpr(run)(variables, SOURCE))
-    loop = jaxpr[jaxpr.index("body_jaxpr") :]
-    assert "f32[2,12,7,2,3] = gather" in loop.replace("\n", " ") or "gather" in loop
-    assert "f32[2,12,6,2,3] = gather" not in loop
+    gathers = [line for line in run.lower(variables, SOURCE).as_text().splitlines() if "stablehlo.gather" in line]
+    # The beams' own keys and values change places; those of the memory stay.
+    assert sum("-> tensor<2x12x7x2x3xf32>" in line for line in gathers) >= 1
+    assert sum("-> tensor<2x12x6x2x3xf32>" in line for line in gathers) == 0
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_what_an_encoder_decoder_cannot_read_is_refused(model, x, error, message
 def test_what_cannot_be_written_is_refused(changes, error, message):
     model, variables, _ = small("t5")
     with pytest.raises(error, match=message):
-        generate_target(model, variables, SOURCE, **{"max_tokens": 2, "start_token": 0, **changes})
+        jax.eval_shape(lambda source: generate_target(model, variables, source, **{"max_tokens": 2, "start_token": 0, **changes}), SOURCE)
 
 
 def test_a_cache_has_no_room_for_a_sequence_that_is_too_long():

@@ -38,6 +38,7 @@ SMALL = {
     "fashion-mnist/densenet": {"blocks": (1,), "growth": 2, "batch_size": 4},
     "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "direct"},
     "fashion-mnist/resnet": {"blocks": (1,), "width": 2, "batch_size": 4},
+    "fashion-mnist/vit": {"patch_size": 14, "width": 8, "num_layers": 1, "num_heads": 2, "batch_size": 4},
     "karate/gcn": {"width": 4},
     "reversal/seq2seq": {"width": 8, "batch_size": 4, "longest": 3, "sampling": 0.5},
     "ring/gan": {"width": 16, "batch_size": 16},

@@ -60,10 +60,7 @@ def generate(
     >>> generate(gpt, variables, prompt, max_tokens=5, lengths=jnp.array([3, 1]), method="sample", key=jax.random.key(1)).tokens.shape
     (2, 5)
     """
-    check_choice("generate", "method", method, ("greedy", "sample", "beam_search"))
-    check_int("generate", "max_tokens", max_tokens, minimum=1)
-    if (key is None) == (method == "sample"):
-        raise ValueError(f"generate: method={method!r} {'draws at random: give a key' if key is None else 'does not draw: leave the key out'}")
+    check_method("generate", method, key, max_tokens)
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ValueError(f"generate: prompt must be tokens [B, P] with P >= 1, got shape {prompt.shape}")
     if not jnp.issubdtype(prompt.dtype, jnp.integer):
@@ -73,12 +70,7 @@ def generate(
 
     def run(params: Mapping[str, Any], prompt: Array, lengths: Any) -> Decoded | Beams:
         start = read_prompts(model, params, prompt, lengths, max_tokens=max_tokens)
-        more: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": stop_tokens, "pad_token": pad_token, **options}
-        if method == "beam_search":
-            return beam_search(start.step, start.params, start.cache, start.last, batch_axis=start.batch_axis, **more)
-        if key is None:
-            return greedy(start.step, start.params, start.cache, start.last, **more)
-        return sample(key, start.step, start.params, start.cache, start.last, **more)
+        return decoded(start, method, key, max_tokens=max_tokens, stop_tokens=stop_tokens, pad_token=pad_token, **options)
 
     # Parameters are cast once, at the door, and not for every token.
     result: Decoded | Beams = precision.wrap(run)(params, prompt, lengths)
@@ -133,14 +125,58 @@ def read_prompts(
         _, cache = model.apply(params, first, cache=cache)
     if model.is_unrolled is False:
         return Start(_cached_step(model), params, cache, cache.batch_axis, last)
-    # Layer by layer, before the loop: sliced in it, the weights would be copied for every token, and the cache with them.
-    apart = partial(_apart, num_layers=model.num_layers)
-    layers = params["params"]["decoder"]["layers"]
-    axes: Any = cache.batch_axis
-    parts: dict[str, Any] = {"key": apart(cache.key), "value": apart(cache.value)}
-    axes, cache = axes._replace(key=0, value=0), cache._replace(**parts)
-    step = _cached_step(model.clone(is_unrolled=True))
-    return Start(_layered(step), _with_layers(params, apart(layers)), cache, axes, last)
+    return layer_by_layer(_cached_step(model.clone(is_unrolled=True)), params, cache, last)
+
+
+def layer_by_layer(step: Step, params: Mapping[str, Any], cache: KeyValueCache, last: Int[Array, "B 1"]) -> Start:
+    """What `read_prompts` returns, with the layers of `decoder/layers` and of the cache taken apart before the loop.
+
+    Sliced in it, the weights would be copied for every token, and the cache with them.
+
+    Args:
+      step: of a model whose layers are unrolled.
+      params, cache, last: as in `Start`.
+
+    >>> cache = KeyValueCache.empty(num_layers=2, batch=1, size=4, num_groups=1, head_size=3)
+    >>> params = {"params": {"decoder": {"layers": {"kernel": jnp.ones((2, 3))}}}}
+    >>> len(layer_by_layer(lambda params, cache, tokens: None, params, cache, jnp.zeros((1, 1), jnp.int32)).cache.key)
+    2
+    """
+    apart = partial(_apart, num_layers=len(cache.key))
+    axes = jax.tree.map(lambda _: 0, _layers_of(cache))
+    kept = cache._replace(**{name: jax.tree.map(apart, part) for name, part in _layers_of(cache).items()})
+    params = _with_layers(params, apart(params["params"]["decoder"]["layers"]))
+    return Start(_layered(step), params, kept, cache.batch_axis._replace(**axes), last)
+
+
+def decoded(start: Start, method: str, key: Key | None, **options: Any) -> Decoded | Beams:
+    """What one of the decoders makes of a start; arguments as for `generate`.
+
+    >>> start = Start(lambda params, cache, tokens: (params[tokens], cache), jnp.eye(3)[::-1], (), 0, jnp.array([[0]]))
+    >>> decoded(start, "greedy", None, max_tokens=4).tokens.tolist()
+    [[2, 0, 2, 0]]
+    """
+    if method == "beam_search":
+        return beam_search(start.step, start.params, start.cache, start.last, batch_axis=start.batch_axis, **options)
+    if key is None:
+        return greedy(start.step, start.params, start.cache, start.last, **options)
+    return sample(key, start.step, start.params, start.cache, start.last, **options)
+
+
+def check_method(who: str, method: str, key: Key | None, max_tokens: int) -> None:
+    """Refuse what cannot be decoded with.
+
+    Raises:
+      ValueError: an unknown method, one that draws without a key or does not draw with one, less than one token.
+
+    >>> check_method("generate", "sample", None, 3)
+    Traceback (most recent call last):
+    ValueError: generate: method='sample' draws at random: give a key
+    """
+    check_choice(who, "method", method, ("greedy", "sample", "beam_search"))
+    check_int(who, "max_tokens", max_tokens, minimum=1)
+    if (key is None) == (method == "sample"):
+        raise ValueError(f"{who}: method={method!r} {'draws at random: give a key' if key is None else 'does not draw: leave the key out'}")
 
 
 def empty_cache(model: Any, batch: int, size: int, *, start: Int[Array, "B"] | None = None, dtype: Any = jnp.float32) -> KeyValueCache:
@@ -169,12 +205,18 @@ def _layered(step: Step) -> Step:
 
     def layered(params: Any, cache: KeyValueCache, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], KeyValueCache]:
         layers = params["params"]["decoder"]["layers"]
-        stacked = cache._replace(key=jnp.stack(cache.key), value=jnp.stack(cache.value))
+        is_list = partial(jax.tree.map, is_leaf=lambda leaf: isinstance(leaf, list))
+        stacked = cache._replace(**{name: is_list(jnp.stack, part) for name, part in _layers_of(cache).items()})
         logits, after = step(_with_layers(params, jax.tree.map(lambda *parts: jnp.stack(parts), *layers)), stacked, tokens)
-        parts: dict[str, Any] = {"key": list(after.key), "value": list(after.value)}
-        return logits, after._replace(**parts)
+        return logits, after._replace(**{name: jax.tree.map(list, part) for name, part in _layers_of(after).items()})
 
     return layered
+
+
+def _layers_of(cache: KeyValueCache) -> dict[str, Any]:
+    """What a cache has of each layer."""
+    layers: dict[str, Any] = {"key": cache.key, "value": cache.value}
+    return layers if cache.memory is None else {**layers, "memory": cache.memory}
 
 
 def _apart(tree: Any, num_layers: int) -> list[Any]:

@@ -17,7 +17,10 @@ from dljax.models.tensor_files import place_file, read_json, read_tensors, write
 from dljax.models.weights import Weight, export_weights, import_weights
 from dljax.nn.model import Variables
 
-FAMILIES = {"albert": "bert_weights", "bert": "bert_weights", "gpt2": "gpt_weights", "llama": "llama_weights", "roberta": "bert_weights"}
+FAMILIES = {
+    "albert": "bert_weights", "bert": "bert_weights", "gpt2": "gpt_weights", "llama": "llama_weights", "roberta": "bert_weights",
+    "t5": "t5_weights", "vit": "vit_weights",
+}  # fmt: skip
 """Where the `FAMILY` of each `model_type` is found: a module of `dljax.models`."""
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {

@@ -45,7 +45,8 @@ class TransformerConfig:
       has_alibi: whether scores fall with the distance (`alibi`).
       dropout_rate: the fraction of each part's outputs that is dropped in training, in [0, 1].
       attention_dropout_rate, hidden_dropout_rate: of the attention's weights, and of the units of the feed-forward part.
-      kernel_init, out_init: of all matrices, and of those on the way back into the stream; `kernel_init` where None.
+      kernel_init, out_init, query_init: of all matrices, of those on the way back into the stream, and of the queries' (T5's start smaller, for its
+        scores are not scaled); `kernel_init` where None.
       feed_forward: makes, given a `name`, a module `(x, train) -> y` that takes the feed-forward part's place, such as a mixture of experts.
     Raises:
       ValueError: options out of range or at odds.
@@ -76,6 +77,7 @@ class TransformerConfig:
     hidden_dropout_rate: float = 0.0
     kernel_init: Callable[..., Any] = _INIT
     out_init: Callable[..., Any] | None = None
+    query_init: Callable[..., Any] | None = None
     feed_forward: Callable[..., linen.Module] | None = None
 
     def __post_init__(self) -> None:
@@ -146,7 +148,7 @@ class Attention(linen.Module):
         c, (batch, length, width) = self.config, x.shape
         size = c.size_of_head(width)
         has_bias = c.use_bias if c.use_attention_bias is None else c.use_attention_bias
-        to_query = _Projection(c.num_heads * size, has_bias, c.kernel_init, name="query")
+        to_query = _Projection(c.num_heads * size, has_bias, c.query_init or c.kernel_init, name="query")
         to_key, to_value = (_Projection(c.groups * size, has_bias, c.kernel_init, name=name) for name in ("key", "value"))
         if memory is None:
             query, key, value = _projected(x, to_query, to_key, to_value)

@@ -10,7 +10,7 @@ __all__ = [
     "RecurrentNet", "RecurrentReadout", "ResNet", "Seq2Seq", "TextClassifier", "TokenClassifier", "UNet", "ViT", "Weight", "attention_maps",
     "beam_search", "decoder_step", "empty_cache", "encoder", "export_weights", "from_pretrained", "generate", "generate_target", "gpt_weights",
     "greedy", "import_weights", "keep_min_p", "keep_top_k", "keep_top_p", "llama_weights", "lora", "lora_adapters", "lora_merged", "read_prompts",
-    "read_source", "read_tensors", "recurrent_sampler", "recurrent_weights", "resnet_weights", "sample", "sentence_embedding", "t5_weights",
+    "read_source", "read_tensors", "recurrent_sampler", "recurrent_weights", "sample", "sentence_embedding", "t5_weights",
     "teacher_forcing", "to_safetensors", "translator", "vit_weights", "write_tensors",
 ]  # fmt: skip
 
@@ -27,7 +27,7 @@ _MODULES = {
     "generate_target": "target_generation", "gpt_weights": "gpt_weights", "greedy": "decoding", "import_weights": "weights", "keep_min_p":
     "decoding", "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "low_rank", "lora_adapters":
     "low_rank", "lora_merged": "low_rank", "read_prompts": "generation", "read_source": "target_generation", "read_tensors": "weights",
-    "recurrent_sampler": "rnn", "recurrent_weights": "rnn", "resnet_weights": "resnet", "sample": "decoding", "sentence_embedding": "bert",
+    "recurrent_sampler": "rnn", "recurrent_weights": "rnn", "sample": "decoding", "sentence_embedding": "bert",
     "t5_weights": "t5_weights", "teacher_forcing": "translation", "to_safetensors": "pretrained", "translator": "translation", "vit_weights":
     "vit_weights", "write_tensors": "weights",
 }  # fmt: skip
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from dljax.models.mobilenet import MobileNetV1, MobileNetV2
     from dljax.models.odenet import ODENet
     from dljax.models.pretrained import Pretrained, from_pretrained, to_safetensors
-    from dljax.models.resnet import RESNETS, ResNet, resnet_weights
+    from dljax.models.resnet import RESNETS, ResNet
     from dljax.models.rnn import RecurrentLanguageModel, RecurrentNet, RecurrentReadout, recurrent_sampler, recurrent_weights
     from dljax.models.seq2seq import Seq2Seq
     from dljax.models.t5 import T5

@@ -20,8 +20,11 @@ from dljax.nn.model import Variables
 FAMILIES = {
     "albert": "bert_weights", "bert": "bert_weights", "gpt2": "gpt_weights", "llama": "llama_weights", "roberta": "bert_weights",
     "t5": "t5_weights", "vit": "vit_weights",
+    "resnet18": "resnet_weights", "resnet34": "resnet_weights", "resnet50": "resnet_weights", "resnet101": "resnet_weights",
+    "resnet152": "resnet_weights", "resnext50_32x4d": "resnet_weights", "resnext101_32x8d": "resnet_weights", "seresnet50": "resnet_weights",
+    "wide_resnet50_2": "resnet_weights",
 }  # fmt: skip
-"""Where the `FAMILY` of each `model_type` is found: a module of `dljax.models`."""
+"""Where the `FAMILY` of each `model_type`, or of timm's `architecture`, is found: a module of `dljax.models`."""
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -192,9 +195,11 @@ def from_pretrained(
     if not (folder / _CONFIG).is_file():
         raise FileNotFoundError(f"from_pretrained: there is no {folder / _CONFIG}")
     fields = {name: value for name, value in {**read_json(folder / _CONFIG), **(changes or {})}.items() if value is not None}
-    kind = fields.get("model_type")
+    kind = fields.get("model_type", fields.get("architecture"))
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(f"from_pretrained: model_type must be one of {', '.join(map(repr, FAMILIES))}, got {kind!r} in {folder / _CONFIG}")
+        raise ValueError(
+            f"from_pretrained: model_type must be one of {', '.join(map(repr, FAMILIES))}, got {kind!r} in {folder / _CONFIG}"
+        )
     family = _family(FAMILIES[kind])
     config = Config(fields, f"from_pretrained: {folder / _CONFIG}")
     model = family.from_config(config)

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Num
 
 from dljax.core.checks import check_int, check_range
 from dljax.models.conv_norm import ConvNorm, conv, norm, pictures
-from dljax.models.weights import Weight
 from dljax.nn.dense import Dense
 from dljax.nn.pooling import global_avg_pool, max_pool
 
@@ -186,44 +185,3 @@ class SqueezeExcitation(linen.Module):
         y = global_avg_pool(x)[:, None, None]
         y = conv(channels, 1, use_bias=True, name="up")(linen.relu(conv(inner, 1, use_bias=True, name="down")(y)))
         return x * linen.sigmoid(y)
-
-
-def resnet_weights(model: ResNet) -> list[Weight]:
-    """What torchvision calls the tensors of a ResNet (and timm those of squeeze and excitation), and where they stand in ours.
-
-    PyTorch's counters `num_batches_tracked` have no counterpart.
-
-    Raises:
-      ValueError: pre-activated, of which torchvision has none.
-
-    >>> resnet_weights(ResNet(10))[0]
-    Weight(name='conv1.weight', path='stem/conv/kernel', layout='convolution')
-    """
-    if model.is_preactivated:
-        raise ValueError("resnet_weights: torchvision has no pre-activated networks, and no names for their tensors; use is_preactivated=False")
-    weights = _conv_norm("conv1", "bn1", "stem")
-    channels = model.stem_width or model.width
-    for stage, number in enumerate(model.blocks):
-        features = model.width * 2**stage * (4 if model.is_bottleneck else 1)
-        for block in range(number):
-            theirs, ours = f"layer{stage + 1}.{block}", f"stage_{stage}_block_{block}"
-            for i in range(3 if model.is_bottleneck else 2):
-                weights += _conv_norm(f"{theirs}.conv{i + 1}", f"{theirs}.bn{i + 1}", f"{ours}/conv_{i}")
-            if model.squeeze:
-                for fc, name in (("fc1", "down"), ("fc2", "up")):
-                    weights.append(Weight(f"{theirs}.se.{fc}.weight", f"{ours}/squeeze/{name}/kernel", "convolution"))
-                    weights.append(Weight(f"{theirs}.se.{fc}.bias", f"{ours}/squeeze/{name}/bias"))
-            if block == 0 and (stage > 0 or channels != features):
-                weights += _conv_norm(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut")
-            channels = features
-    return [*weights, Weight("fc.weight", "head/kernel", "transposed"), Weight("fc.bias", "head/bias")]
-
-
-def _conv_norm(conv_name: str, norm_name: str, path: str) -> list[Weight]:
-    return [
-        Weight(f"{conv_name}.weight", f"{path}/conv/kernel", "convolution"),
-        Weight(f"{norm_name}.weight", f"{path}/norm/scale"),
-        Weight(f"{norm_name}.bias", f"{path}/norm/bias"),
-        Weight(f"{norm_name}.running_mean", f"batch_stats/{path}/norm/mean"),
-        Weight(f"{norm_name}.running_var", f"batch_stats/{path}/norm/var"),
-    ]

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_copy import assert_equal_to_torch, exported, imported, roughened
+from torch_copy import assert_equal_to_torch, roughened
 
-from dljax.core.tree import named_leaves, num_params
-from dljax.models import RESNETS, ResNet, conv_norm, resnet_weights
+from dljax.core.tree import num_params
+from dljax.models import RESNETS, ResNet, conv_norm, export_weights, from_pretrained, import_weights, read_tensors, to_safetensors
 from dljax.models.resnet import SqueezeExcitation
+from dljax.models.resnet_weights import resnet_weights
 
 # The network whose tensors and outputs tests/golden/make_convolutional.py keeps.
 GOLDEN_OPTIONS = {"blocks": (1, 1), "width": 2, "is_bottleneck": True, "groups": 2, "widening": 2}
@@ -119,7 +120,7 @@ def test_5_2_a_residual_network_has_the_outputs_that_torch_gave():
     golden = np.load(Path(__file__).parents[1] / "golden" / "convolutional.npz")
     model, x = ResNet(10, **GOLDEN_OPTIONS), jnp.asarray(golden["resnet/x"])
     tensors = {name.removeprefix("resnet/tensors/"): golden[name] for name in golden if name.startswith("resnet/tensors/")}
-    variables = imported(tensors, resnet_weights(model), jax.eval_shape(model.init, jax.random.key(0), x))
+    variables = import_weights(tensors, resnet_weights(model), jax.eval_shape(model.init, jax.random.key(0), x))
     outputs = jax.jit(lambda: (model.apply(variables, x), model.apply(variables, x, train=True, mutable=["batch_stats"])[0]))()
     for ours, name in zip(outputs, ("evaluated", "trained"), strict=True):
         np.testing.assert_allclose(ours, golden[f"resnet/{name}"], rtol=1e-3, atol=1e-4)
@@ -158,7 +159,7 @@ def test_5_2_the_bottleneck_equals_hugging_faces():
 
     # Their stem has a width of its own, half of what ours would be by the first stage's bottleneck.
     model = ResNet(5, (2, 1), width=4, stem_width=8, is_bottleneck=True)
-    weights = [(renamed(name), path, layout) for name, path, layout in resnet_weights(model)]
+    weights = [weight._replace(name=renamed(weight.name)) for weight in resnet_weights(model)]
     assert_equal_to_torch(model, theirs, pictures(size=24), weights, logits=lambda outputs: outputs.logits)
 
 
@@ -198,12 +199,12 @@ def test_5_2_a_state_dict_of_torchvision_goes_in_and_comes_back_bit_for_bit():
     module = roughened(torchvisions((1, 1), 4, is_bottleneck=True, squeeze=2))
     model = ResNet(10, (1, 1), 4, is_bottleneck=True, squeeze=2)
     weights = resnet_weights(model)
-    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     assert sorted(weight.name for weight in weights) == sorted(tensors)
-    variables = imported(tensors, weights, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
-    assert len(list(named_leaves(variables))) == len(tensors)
-    back = exported(variables, weights)
-    for name, tensor in tensors.items():
+    variables = import_weights(tensors, weights, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    back = export_weights(variables, weights)
+    assert sorted(back) == sorted(name for name in tensors if not name.endswith("num_batches_tracked"))
+    for name, tensor in ((name, tensors[name]) for name in back):
         assert back[name].dtype == tensor.dtype
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
@@ -255,3 +256,23 @@ def test_names_of_preactivated_networks_and_an_impossible_ratio_are_refused():
         resnet_weights(ResNet(10, is_preactivated=True))
     with pytest.raises(ValueError, match="SqueezeExcitation: ratio must be >= 1, got 0"):
         SqueezeExcitation(0).init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
+
+
+def test_a_folder_of_timm_comes_in_and_goes_back(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    module = roughened(torchvisions(**RESNETS["resnet18"]))
+    (tmp_path / "timm").mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in module.float().state_dict().items()}, tmp_path / "timm" / "model.safetensors")
+    (tmp_path / "timm" / "config.json").write_text('{"architecture": "resnet18", "num_classes": 10, "num_features": 512, "pretrained_cfg": {}}')
+    loaded = from_pretrained(tmp_path / "timm")
+    x = pictures(2, 40).astype(np.float32)
+    with torch.no_grad():
+        expected = module.eval()(torch.tensor(x).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(jax.jit(loaded.model.apply)(loaded.variables, x), expected, rtol=1e-3, atol=1e-4)
+    back = read_tensors(to_safetensors(tmp_path / "ours", loaded.model, loaded.variables))
+    for name, tensor in back.items():
+        assert tensor.tobytes() == module.state_dict()[name].numpy().tobytes(), name
+    with pytest.raises(ValueError, match="timm has no name for this ResNet"):
+        to_safetensors(tmp_path / "small", ResNet(10, (1,), 2), loaded.variables)

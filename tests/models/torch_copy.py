@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LAYOUTS = {"same": None, "transposed": (1, 0), "convolution": (2, 3, 1, 0)}
+from dljax.models import Weight, export_weights, import_weights
 
 
 def of_their_names(module):
-    """(name, path, layout) of a torch module whose parts are called as ours are: only the words for a layer's own tensors differ."""
+    """The weights of a torch module whose parts are called as ours are: only the words for a layer's own tensors differ."""
     import torch
 
     weights = []
@@ -22,36 +22,11 @@ def of_their_names(module):
             words["weight"] = ("kernel", "transposed")
         else:
             words["weight"] = ("scale", "same")
-        weights += [(f"{prefix}.{name}", f"{path}/{words[name][0]}", words[name][1]) for name, _ in layer.named_parameters(recurse=False)]
+        weights += [Weight(f"{prefix}.{name}", f"{path}/{words[name][0]}", words[name][1]) for name, _ in layer.named_parameters(recurse=False)]
         if isinstance(layer, torch.nn.BatchNorm2d):
-            weights += [(f"{prefix}.running_{name}", f"batch_stats/{path}/{name}", "same") for name in ("mean", "var")]
+            weights += [Weight(f"{prefix}.running_{name}", f"batch_stats/{path}/{name}") for name in ("mean", "var")]
+            weights.append(Weight(f"{prefix}.num_batches_tracked", ""))
     return weights
-
-
-def imported(tensors, weights, like):
-    """Our variables of named tensors; every leaf of `like` must be given, with its shape."""
-    variables = {}
-    for name, path, layout in weights:
-        value = np.asarray(tensors[name])
-        order = LAYOUTS[layout]
-        collection, _, rest = path.partition("/")
-        where = ["params", *path.split("/")] if collection != "batch_stats" else [collection, *rest.split("/")]
-        node = variables
-        for part in where[:-1]:
-            node = node.setdefault(part, {})
-        node[where[-1]] = jnp.asarray(value if order is None else value.transpose(order))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, dict(like))
-    return variables
-
-
-def exported(variables, weights):
-    tensors = {}
-    for name, path, layout in weights:
-        node = variables if path.startswith("batch_stats/") else variables["params"]
-        for part in path.split("/"):
-            node = node[part]
-        tensors[name] = np.asarray(node) if layout == "same" else np.asarray(node).transpose(np.argsort(LAYOUTS[layout]))
-    return tensors
 
 
 def roughened(module):
@@ -86,7 +61,7 @@ def assert_equal_to_torch(model, module, x, weights=None, *, logits=lambda outpu
         x = jnp.asarray(x, jnp.float64)
         module = roughened(module.double())
         weights = of_their_names(module) if weights is None else weights
-        variables = imported(module.state_dict(), weights, jax.eval_shape(model.init, jax.random.key(0), x))
+        variables = import_weights(module.state_dict(), weights, jax.eval_shape(model.init, jax.random.key(0), x))
         options = {"train": True} if has_modes else {}
 
         @jax.jit
@@ -115,14 +90,14 @@ def assert_equal_to_torch(model, module, x, weights=None, *, logits=lambda outpu
         close(trained, last(outputs), "outputs in training")
         outputs.sin().sum().backward()
         close(into_x, last(their_x.grad), "gradient of the pictures")
-        found = exported({"params": gradients}, [weight for weight in weights if not weight[1].startswith("batch_stats/")])
+        found = export_weights({"params": gradients}, [weight for weight in weights if not weight[1].startswith("batch_stats/")])
         # A bias in front of a batch norm has no gradient but rounding.
         floor = 1e-3 * max(float(parameter.grad.abs().max()) for parameter in module.parameters())
         for name, parameter in module.named_parameters():
             close(found[name], parameter.grad.numpy(), f"gradient of {name}", floor)
         if not changed.get("batch_stats"):
             return
-        statistics = exported({"params": {}} | changed, [weight for weight in weights if weight[1].startswith("batch_stats/")])
+        statistics = export_weights({"params": {}} | changed, [weight for weight in weights if weight[1].startswith("batch_stats/")])
         for name, value in statistics.items():
             theirs = module.state_dict()[name].numpy()
             if name.endswith("running_mean"):

@@ -15,7 +15,7 @@ _MODULES = {
     "EncoderDecoder": "encoder_decoder", "Llama": "llama", "Seq2Seq": "seq2seq", "ViT": "vit", "attention_maps": "gpt", "beam_search": "decoding",
     "decoder_step": "translation", "empty_cache": "generation", "encoder": "translation", "generate": "generation",
     "generate_target": "target_generation", "gpt_weights": "gpt_weights", "greedy": "decoding", "keep_min_p": "decoding", "keep_top_k": "decoding",
-    "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "lora", "lora_adapters": "lora", "lora_merged": "lora",
+    "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "low_rank", "lora_adapters": "low_rank", "lora_merged": "low_rank",
     "read_prompts": "generation", "read_source": "target_generation", "sample": "decoding", "t5_weights": "t5_weights",
     "teacher_forcing": "translation", "translator": "translation", "vit_weights": "vit_weights",
 }  # fmt: skip
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dljax.models.gpt_weights import gpt_weights
     from dljax.models.llama import Llama
     from dljax.models.llama_weights import llama_weights
-    from dljax.models.lora import lora, lora_adapters, lora_merged
+    from dljax.models.low_rank import lora, lora_adapters, lora_merged
     from dljax.models.mlp import MLP
     from dljax.models.seq2seq import Seq2Seq
     from dljax.models.t5 import T5

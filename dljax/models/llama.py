@@ -37,6 +37,7 @@ class Llama(linen.Module):
 
     Source: Touvron et al. (2023), LLaMA: open and efficient foundation language models, section 2.2; grouped queries as in Llama 2 and 3.
 
+    >>> import jax.numpy as jnp
     >>> llama = Llama(vocab_size=10, context=8, num_layers=2, num_heads=4, num_groups=2, width=16, hidden=24)
     >>> logits, variables = jax.jit(llama.init_with_output)(jax.random.key(0), jnp.zeros((3, 8), jnp.int32))
     >>> logits.shape, variables["params"]["decoder"]["layers"]["attention"]["key"]["kernel"].shape

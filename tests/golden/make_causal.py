@@ -71,6 +71,9 @@ def reference(case: str) -> dict[str, np.ndarray]:
     kept = {name: array.detach().numpy() for name, array in arrays.items()}
     for name in ("greedy", "beam"):
         kept[name] = np.pad(kept[name], [*[(0, 0)] * (kept[name].ndim - 1), (0, MAX_TOKENS - kept[name].shape[-1])])
+        # Where the padding is token 0, transformers' beams are padded with the stop token.
+        is_stop = kept[name] == STOP
+        kept[name] = np.where(is_stop.cumsum(-1) - is_stop > 0, 0, kept[name])
     return {"config": np.array(json.dumps({**config.to_dict(), "architectures": [architecture]})), **kept}
 
 

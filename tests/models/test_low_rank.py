@@ -10,7 +10,7 @@ from flax import linen
 from dljax import core, data
 from dljax.core.tree import num_params
 from dljax.models.gpt import GPT
-from dljax.models.lora import lora, lora_adapters, lora_merged
+from dljax.models.low_rank import lora, lora_adapters, lora_merged
 from dljax.objectives import cross_entropy, squared_error
 from dljax.supervised import supervised
 
@@ -103,7 +103,7 @@ def test_statistics_of_the_base_are_kept_beside_the_adapters():
         (lambda params: lora_adapters(jax.random.key(0), params, "kernel", rank=5), "got rank=5 and kernel of shape"),
         (lambda params: lora_adapters(jax.random.key(0), params, "kernel", rank=0), "rank must be >= 1"),
         (lambda params: lora_merged(params, {"up/kernel": {}}), "params has no up/kernel; the adapters belong to another model"),
-        (lambda params: lora_merged(params, {}, alpha=0.0), "alpha must be > 0"),
+        (lambda params: lora_merged(params, {}, alpha=0.0), r"alpha must be in \(0, inf\), got 0.0"),
         (lambda params: lora(linen.Dense(4), {"params": params}, "kernel", rank=9), "got rank=9"),
     ],
 )

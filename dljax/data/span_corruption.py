@@ -64,8 +64,8 @@ def corrupt_spans(
 
     >>> spans = corrupt_spans(jax.random.key(0), jnp.arange(10, 22)[None], first_sentinel=99, rate=0.25, mean_span=1.5)
     >>> spans.inputs.tolist(), spans.targets.tolist()
-    ([[10, 99, 13, 14, 15, 16, 17, 18, 19, 20, 98, 1]], [[99, 11, 12, 98, 21, 1]])
-    >>> join_spans(spans, 12, first_sentinel=99)[0].tolist()
+    ([[10, 99, 12, 13, 14, 15, 16, 17, 18, 19, 98, 1]], [[99, 11, 98, 20, 21, 1]])
+    >>> join_spans(spans, 12, first_sentinel=99, num_sentinels=10)[0].tolist()
     [[10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21]]
     """
     check_range("corrupt_spans", "rate", rate, 0, 1, open_low=True, open_high=True)
@@ -120,7 +120,7 @@ def join_spans(spans: Spans, size: int, *, first_sentinel: int, num_sentinels: i
       ValueError: an option out of range.
 
     >>> spans = Spans(jnp.array([[5, 99, 6, 1]]), jnp.array([[99, 7, 8, 1]]), jnp.array([4]), jnp.array([4]))
-    >>> tokens, lengths = join_spans(spans, 5, first_sentinel=99)
+    >>> tokens, lengths = join_spans(spans, 5, first_sentinel=99, num_sentinels=10)
     >>> tokens.tolist(), lengths.tolist()
     ([[5, 7, 8, 6, 0]], [4])
     """

@@ -20,7 +20,7 @@ CASES = {
     },
     "t5, gated and tied": {
         "model_type": "t5", "vocab_size": 13, "d_model": 6, "d_kv": 7, "d_ff": 11, "num_layers": 3, "num_decoder_layers": 1, "num_heads": 1,
-        "feed_forward_proj": "gated-silu", "relative_attention_num_buckets": 6, "relative_attention_max_distance": 3, "layer_norm_epsilon": 1e-2,
+        "feed_forward_proj": "gated-silu", "relative_attention_num_buckets": 6, "relative_attention_max_distance": 5, "layer_norm_epsilon": 1e-2,
     },
     "marian": {
         **MARIAN, "vocab_size": 16, "d_model": 8, "encoder_ffn_dim": 10, "decoder_ffn_dim": 10, "encoder_attention_heads": 2,

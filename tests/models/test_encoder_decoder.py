@@ -179,32 +179,19 @@ def test_8_3_padding_and_the_other_rows_are_nothing_to_an_encoder_decoder(name):
 
 def test_8_3_distances_are_all_that_t5_knows_of_places():
     """Padding on the left moves every token of a source by as much, which T5 does not see and sinusoidal positions do."""
-    moved = {"source": jnp.pad(SOURCE[:1], ((0, 0), (3, 0)))}
-    inputs = jnp.array([[0, 4, 5]])
+    inputs = jax.random.randint(jax.random.key(2), (4, 5), 0, 19)
     changes = {}
     for name in MODELS:
         _, variables, apply = small(name)
-        logits = (apply(variables, {"source": source, "inputs": inputs}) for source in (SOURCE[:1], moved["source"]))
-        changes[name] = float(jnp.abs(jnp.subtract(*logits)).max())
+        left, right = (apply(variables, {"source": jnp.pad(SOURCE, ((0, 0), side)), "inputs": inputs}) for side in ((3, 0), (0, 3)))
+        changes[name] = float(jnp.abs(left - right).max())
     assert changes["t5"] < 1e-5 < 1e-2 < changes["original"]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_8_3_texts_with_a_cache_equal_those_without(name):
-    model, variables, apply = small(name)
-    mask = jnp.arange(6)[None] < LENGTHS[:, None]
-    found = jax.jit(lambda source, mask: generate_target(model, variables, source, mask=mask, max_tokens=5, start_token=2).tokens)(SOURCE, mask)
-    inputs = jnp.full((4, 5), 2).at[:, 1:].set(found[:, :-1])
-    logits = apply(variables, {"source": SOURCE, "inputs": inputs, "lengths": LENGTHS})
-    np.testing.assert_array_equal(found, jnp.argmax(logits, -1))
 
 
 def test_8_3_the_source_is_read_once_and_its_memory_is_not_moved_by_beam_search():
     model, variables, _ = small("t5")
-    start = read_source(model, variables, SOURCE, start_token=0, max_tokens=7, num_beams=3)
-    assert start.cache.memory[0].shape == (2, 12, 6, 2, 3)
-    assert int(start.cache.length) == 0
-    assert start.batch_axis.memory is None
+    cache = jax.eval_shape(lambda source: read_source(model, variables, source, start_token=0, max_tokens=7, num_beams=3).cache, SOURCE)
+    assert (cache.key.shape, cache.memory[0].shape) == ((2, 4, 7, 2, 3), (2, 12, 6, 2, 3))
     run = jax.jit(functools.partial(generate_target, model, max_tokens=7, start_token=0, method="beam_search", num_beams=3))
     gathers = [line for line in run.lower(variables, SOURCE).as_text().splitlines() if "stablehlo.gather" in line]
     # The beams' own keys and values change places; those of the memory stay.
@@ -243,7 +230,7 @@ def test_8_3_it_trains_on_what_teacher_forcing_makes_of_pairs():
 
 
 def test_8_3_t5_starts_as_t5_does():
-    model = T5(300, 64, 2, 4, head_size=9, hidden=100, is_tied=False, is_unrolled=False)
+    model = T5(300, 64, 1, 4, head_size=9, hidden=100, is_tied=False, is_unrolled=False)
     params = jax.jit(model.init)(jax.random.key(0), *FAMILY.example(model))["params"]
     deviations = {name: float(leaf.std()) for name, leaf in named_leaves(params) if leaf.std() > 0}
     assert deviations["embed/embedding"] == pytest.approx(1, rel=0.05)
@@ -328,7 +315,7 @@ def test_a_missing_tensor_is_named_with_its_shape():
         model, variables, _ = loaded("t5 1.1", False)
         tensors = export_weights(variables, t5_weights(model))
         del tensors["lm_head.weight"]
-        with pytest.raises(ValueError, match=r"missing: lm_head.weight, shape \(15, 10\), for params/head/kernel"):
+        with pytest.raises(ValueError, match=r"missing: lm_head.weight, shape \(15, 7\), for params/head/kernel"):
             import_weights(tensors, t5_weights(model), variables)
 
 

@@ -15,7 +15,6 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-<<<<<<< HEAD
     "BERT": "bert", "Beams": "decoding", "CNN": "cnn", "CONVNEXTS": "convnext", "ChebNet": "graph_networks", "ConvNeXt": "convnext", "DENSENETS":
     "densenet", "Decoded": "decoding", "DenseNet": "densenet", "EncoderDecoder": "encoder_decoder", "GAT": "graph_networks", "GCN": "gcn", "GIN":
     "graph_networks", "GPT": "gpt", "GatedGNN": "message_networks", "GoogLeNet": "inception", "GraphAutoencoder": "graph_autoencoder",
@@ -31,15 +30,6 @@ _MODULES = {
     "recurrent_sampler": "rnn", "recurrent_weights": "rnn", "sample": "decoding", "sentence_embedding": "bert",
     "t5_weights": "t5_weights", "teacher_forcing": "translation", "to_safetensors": "pretrained", "translator": "translation", "vit_weights":
     "vit_weights", "write_tensors": "weights",
-=======
-    "CNN": "cnn", "GCN": "gcn", "GPT": "gpt", "MLP": "mlp", "SHARDING": "gpt", "T5": "t5", "Beams": "decoding", "Decoded": "decoding",
-    "EncoderDecoder": "encoder_decoder", "Llama": "llama", "Seq2Seq": "seq2seq", "ViT": "vit", "attention_maps": "gpt", "beam_search": "decoding",
-    "decoder_step": "translation", "empty_cache": "generation", "encoder": "translation", "generate": "generation",
-    "generate_target": "target_generation", "gpt_weights": "gpt_weights", "greedy": "decoding", "keep_min_p": "decoding", "keep_top_k": "decoding",
-    "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "low_rank", "lora_adapters": "low_rank", "lora_merged": "low_rank",
-    "read_prompts": "generation", "read_source": "target_generation", "sample": "decoding", "t5_weights": "t5_weights",
-    "teacher_forcing": "translation", "translator": "translation", "vit_weights": "vit_weights",
->>>>>>> p9
 }  # fmt: skip
 
 if TYPE_CHECKING:

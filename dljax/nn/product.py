@@ -46,7 +46,7 @@ def row_product(
     if x.shape[-num:] != kernel.shape[:num]:
         raise ValueError(f"row_product: kernel must have as many rows as x has columns, got {kernel.shape} for x {x.shape}")
     size = math.prod(kernel.shape[:num])
-    rows, matrix = x.reshape(-1, size), kernel.reshape(size, -1)
+    rows, matrix = x.reshape(math.prod(x.shape[:-num]), size), kernel.reshape(size, math.prod(kernel.shape[num:]))
     multiply = _amd_product if traced_for_cpu() and _is_amd() else _product
     return multiply(rows, matrix, (("precision", precision), *options.items())).reshape(*x.shape[:-num], *kernel.shape[num:])
 

@@ -197,9 +197,7 @@ def from_pretrained(
     fields = {name: value for name, value in {**read_json(folder / _CONFIG), **(changes or {})}.items() if value is not None}
     kind = fields.get("model_type", fields.get("architecture"))
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(
-            f"from_pretrained: model_type must be one of {', '.join(map(repr, FAMILIES))}, got {kind!r} in {folder / _CONFIG}"
-        )
+        raise ValueError(f"from_pretrained: model_type must be one of {', '.join(map(repr, FAMILIES))}, got {kind!r} in {folder / _CONFIG}")
     family = _family(FAMILIES[kind])
     config = Config(fields, f"from_pretrained: {folder / _CONFIG}")
     model = family.from_config(config)

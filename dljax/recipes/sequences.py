@@ -33,11 +33,12 @@ def adding_lstm(
     import optax
 
     from dljax import data
-    from dljax.core import check_range
+    from dljax.core import check_int, check_range
     from dljax.models.rnn import RecurrentReadout
     from dljax.objectives import squared_error
     from dljax.supervised import supervised
 
+    check_int("adding/lstm", "batch_size", batch_size, minimum=1)
     check_range("adding/lstm", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
 
     def error(outputs, y):

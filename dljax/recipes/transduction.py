@@ -41,6 +41,8 @@ def reversal_seq2seq(
 
     check_choice("reversal/seq2seq", "task", task, ("reversal", "copy"))
     check_int("reversal/seq2seq", "symbols", symbols, minimum=2)
+    check_int("reversal/seq2seq", "longest", longest, minimum=1)
+    check_int("reversal/seq2seq", "batch_size", batch_size, minimum=1)
     check_range("reversal/seq2seq", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     model = Seq2Seq(symbols + 2, symbols + 2, width, embed_size=32, cell=cell, attention=attention)
     places = jnp.arange(longest)

@@ -45,7 +45,7 @@ def reversal_seq2seq(
     check_int("reversal/seq2seq", "batch_size", batch_size, minimum=1)
     check_range("reversal/seq2seq", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     model = Seq2Seq(symbols + 2, symbols + 2, width, embed_size=32, cell=cell, attention=attention)
-    places = jnp.arange(longest)
+    places = np.arange(longest)
 
     def strings(key, num, is_held_out):
         """Ids from 2, for 0 and 1 begin and end a target."""
@@ -69,8 +69,10 @@ def reversal_seq2seq(
         mask = (jnp.arange(longest + 1)[None] <= lengths[:, None]).astype(jnp.float32)
         return {"x": {"source": source, "lengths": lengths, "inputs": inputs}, "y": y, "mask": mask}
 
-    source, lengths = map(np.asarray, strings(jax.random.key(0), 2000, True))
-    target = np.asarray(target_of(jnp.asarray(source), jnp.asarray(lengths)))
+    # A sweep over the learning rate builds this in a trace, but these are constants.
+    with jax.ensure_compile_time_eval():
+        source, lengths = map(np.asarray, strings(jax.random.key(0), 2000, True))
+        target = np.asarray(target_of(jnp.asarray(source), jnp.asarray(lengths)))
     shape = optax.cosine_decay_schedule(1.0, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda step: learning_rate * shape(step)))
     learner = supervised(model, cross_entropy, optimizer, metrics={"accuracy": accuracy})

@@ -92,7 +92,7 @@ def test_a_new_head_is_put_on_a_trained_body(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, r"model_type must be one of 'albert', 'bert', 'roberta'.*, got 'mamba' in .*config.json"),
+        ({"model_type": "mamba"}, r"model_type must be one of 'albert', 'bert', .*, got 'mamba' in .*config.json"),
         ({"model_type": ["bert"]}, r"model_type must be one of .*, got \['bert'\]"),
         ({"hidden_act": "quick_gelu"}, "the field 'hidden_act' must be one of 'gelu', 'gelu_new', .* for dljax, got 'quick_gelu'"),
         ({"hidden_act": ["gelu"]}, "the field 'hidden_act' must be one of"),
@@ -137,6 +137,6 @@ def test_folders_that_hold_no_model_or_one_already_are_refused(tmp_path):
     with pytest.raises(FileExistsError, match=r"config.json exists; choose another folder, or give overwrite=True"):
         to_safetensors(tmp_path / "other", found.model, found.variables)
     to_safetensors(tmp_path / "other", found.model, found.variables, overwrite=True)
-    with pytest.raises(TypeError, match="model must be of one of the families albert, bert, roberta.*, got MLP"):
+    with pytest.raises(TypeError, match="model must be of one of the families albert, bert, .*, got MLP"):
         to_safetensors(tmp_path, MLP([3]), {})
     assert not list(tmp_path.glob("**/*partial*"))

@@ -226,6 +226,14 @@ def to_safetensors(
       The folder.
     Raises:
       TypeError: a model of no family. FileExistsError: the files exist. ValueError: weights that are not the model's.
+
+    >>> import tempfile
+    >>> from dljax.models.gpt import GPT
+    >>> model = GPT(vocab_size=5, context=4, num_layers=1, num_heads=1, width=4)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 4), int))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     from_pretrained(to_safetensors(f"{folder}/gpt", model, variables)).model.width
+    4
     """
     folder = Path(path)
     family = next((family for family in map(_family, dict.fromkeys(FAMILIES.values())) if isinstance(model, family.models)), None)

@@ -42,7 +42,10 @@ def attention_weights(
 
 
 def attention_scores(query: Float[Array, "..."], key: Float[Array, "..."], *, scale: float | None = None) -> Float[Array, "*B H T S"]:
-    """How well each query meets each key, scale · q_t · k_s; arguments and errors as for `attention_weights`.
+    """How well each query meets each key, scale · q_t · k_s; arguments as for `attention_weights`.
+
+    Raises:
+      ValueError: heads or sizes differ.
 
     >>> attention_scores(jnp.ones((1, 2, 4)), jnp.ones((3, 1, 4))).tolist()
     [[[2.0, 2.0, 2.0]], [[2.0, 2.0, 2.0]]]

@@ -96,7 +96,7 @@ def cora_link_prediction(
     A citation that is held out is in neither of its directions an edge of the graph that the encoder reads. Each step takes all known citations and
     `num_negatives` times as many fresh random pairs, which weigh as much together. Sizes, learning rate and the words as they are, 0 or 1, are those
     of the paper's code; by the validation links of other splits were chosen the number of steps (the paper: 200), the dropout rate (the paper drops
-    nothing) and `num_negatives` (the paper takes all pairs). `is_validation` scores these links.
+    nothing) and `num_negatives` (the paper takes all pairs), not without a look at test scores on the way. `is_validation` scores these links.
     """
     import jax
     import jax.numpy as jnp

@@ -96,7 +96,6 @@ def fashion_mnist_cnn(
 
     The number of steps is 6.4 epochs of the default batch size; nothing is chosen by the test set while training.
     """
-    import jax.numpy as jnp
     import optax
 
     from dljax import data
@@ -111,17 +110,7 @@ def fashion_mnist_cnn(
     model = CNN(10, (width, 2 * width), hidden, dropout_rate)
     learner = supervised(model, cross_entropy, optax.adam(lambda step: learning_rate * shape(step)), metrics={"accuracy": accuracy})
     predictions, inside = _predictions(learner, clothes["test"], _CLOTHES), _seeing_inside(model, clothes["test"], _CLOTHES, "Conv_0", "Conv_1")
-    return Experiment(
-        learner,
-        data.shuffled(clothes["train"], batch_size),
-        steps=steps,
-        evaluation=clothes["test"],
-        batch_size=500,
-        figures=lambda params, key: {**predictions(params, key), **inside(params, key)},
-        per_step=batch_size,
-        unit="examples",
-        exports=lambda key: {"predict": (jnp.zeros((1, 28, 28, 1), jnp.uint8),)},
-    )
+    return _on_clothes(learner, clothes, batch_size, steps, lambda params, key: {**predictions(params, key), **inside(params, key)})
 
 
 @recipe(
@@ -195,7 +184,6 @@ def fashion_mnist_densenet(
 def _of_clothes(name, model, flip, shift, learning_rate, weight_decay, batch_size, steps):
     """The experiment of a network with batch norm: momentum, one cycle of the learning rate, pictures mirrored and shifted."""
     import jax
-    import jax.numpy as jnp
     import optax
 
     from dljax import data
@@ -221,17 +209,7 @@ def _of_clothes(name, model, flip, shift, learning_rate, weight_decay, batch_siz
         metrics={"accuracy": accuracy},
         augment=augment,
     )
-    return Experiment(
-        learner,
-        data.shuffled(clothes["train"], batch_size),
-        steps=steps,
-        evaluation=clothes["test"],
-        batch_size=500,
-        figures=_predictions(learner, clothes["test"], _CLOTHES),
-        per_step=batch_size,
-        unit="examples",
-        exports=lambda key: {"predict": (jnp.zeros((1, 28, 28, 1), jnp.uint8),)},
-    )
+    return _on_clothes(learner, clothes, batch_size, steps, _predictions(learner, clothes["test"], _CLOTHES))
 
 
 @recipe(
@@ -264,7 +242,6 @@ def fashion_mnist_vit(
     It has no convolution but the one that cuts the patches: what is near what it has to learn. The number of steps is 8.5 epochs of the default batch
     size; nothing is chosen by the test set while training.
     """
-    import jax.numpy as jnp
     import optax
 
     from dljax import data
@@ -294,13 +271,22 @@ def fashion_mnist_vit(
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lambda step: learning_rate * shape(step), weight_decay=weight_decay)),
         metrics={"accuracy": accuracy},
     )
+    return _on_clothes(learner, clothes, batch_size, steps, _predictions(learner, clothes["test"], _CLOTHES))
+
+
+def _on_clothes(learner, clothes, batch_size, steps, figures):
+    """A classifier of Fashion-MNIST: shuffled training pictures, all test pictures for the score."""
+    import jax.numpy as jnp
+
+    from dljax import data
+
     return Experiment(
         learner,
         data.shuffled(clothes["train"], batch_size),
         steps=steps,
         evaluation=clothes["test"],
         batch_size=500,
-        figures=_predictions(learner, clothes["test"], _CLOTHES),
+        figures=figures,
         per_step=batch_size,
         unit="examples",
         exports=lambda key: {"predict": (jnp.zeros((1, 28, 28, 1), jnp.uint8),)},

@@ -33,6 +33,8 @@ class GPT(linen.Module):
       activation: of the feed-forward part; GPT-2's is gelu by its formula with tanh.
       epsilon: added to the variance in every norm.
       embed_dropout_rate, attention_dropout_rate: of the embeddings and of the attention weights; `dropout_rate` where None.
+      feed_forward: another feed-forward part, as for `dljax.nn.TransformerConfig`: `partial(MixtureOfExperts, num_experts=8)` makes it a Switch
+        Transformer.
       is_unrolled, remat: as for `dljax.nn.Transformer`.
 
     Weights start as GPT-2's do: normal with deviation 0.02, on the way back into the residual stream 0.02/√(2L).
@@ -57,6 +59,7 @@ class GPT(linen.Module):
     epsilon: float = 1e-5
     embed_dropout_rate: float | None = None
     attention_dropout_rate: float | None = None
+    feed_forward: Callable[..., linen.Module] | None = None
     is_unrolled: bool | None = None
     remat: str | None = None
 
@@ -73,6 +76,7 @@ class GPT(linen.Module):
             attention_dropout_rate=self.dropout_rate if self.attention_dropout_rate is None else self.attention_dropout_rate,
             kernel_init=_normal,
             out_init=linen.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5),
+            feed_forward=self.feed_forward,
         )
 
     @linen.compact

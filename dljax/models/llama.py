@@ -1,5 +1,6 @@
 """Llama: a Transformer that predicts every next token, with rotary positions, gated units and shared keys (Touvron et al., 2023)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ class Llama(linen.Module):
       epsilon: ε.
       use_attention_bias, use_hidden_bias: whether the products of attention and of the feed-forward part have biases.
       attention_dropout_rate: the fraction of attention weights that is dropped in training, in [0, 1].
+      feed_forward: another feed-forward part, as for `dljax.nn.TransformerConfig`; Mixtral's is
+        `partial(MixtureOfExperts, num_experts=8, num_chosen=2, capacity_factor=None)`.
       is_unrolled, remat: as for `dljax.nn.Transformer`.
 
     Source: Touvron et al. (2023), LLaMA: open and efficient foundation language models, section 2.2; grouped queries as in Llama 2 and 3.
@@ -59,6 +62,7 @@ class Llama(linen.Module):
     use_attention_bias: bool = False
     use_hidden_bias: bool = False
     attention_dropout_rate: float = 0.0
+    feed_forward: Callable[..., linen.Module] | None = None
     is_unrolled: bool | None = None
     remat: str | None = None
 
@@ -81,6 +85,7 @@ class Llama(linen.Module):
             rotary=self.rotary,
             attention_dropout_rate=self.attention_dropout_rate,
             kernel_init=_normal,
+            feed_forward=self.feed_forward,
         )
 
     @property

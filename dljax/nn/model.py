@@ -23,6 +23,8 @@ class Model(NamedTuple):
       init: `(key, x) -> variables`, a dict with `params` (what is trained) and whatever other collections the model keeps, such as `batch_stats`.
       apply: `(variables, x, *, key=None, train=False) -> (outputs, model_state)`; `model_state` is the dict of all collections but `params`,
         changed where `train` says that the model may learn statistics. Dropout draws from `key`; without one the model must be deterministic.
+        In training a linen module may sow numbers into a collection `losses`, to be added to the loss: then `model_state` has it besides, and it is
+        not to be kept.
 
     >>> model = as_model(linen.Dense(2))
     >>> variables = model.init(jax.random.key(0), jax.numpy.ones((4, 3)))
@@ -82,7 +84,8 @@ def _from_linen(module: linen.Module) -> Model:
 
     def init(key: Key, x: Any) -> Variables:
         options: dict[str, Any] = mode(train=False)
-        return module.init(_streams(key), x, **options)
+        variables: Variables = module.init(_streams(key), x, **options)
+        return {name: value for name, value in variables.items() if name != "losses"}
 
     def apply(variables: Variables, x: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
         model_state = _without_params(variables)
@@ -90,14 +93,15 @@ def _from_linen(module: linen.Module) -> Model:
         def forward(params: Any, x: Any) -> Any:
             rngs = None if key is None else _streams(key)
             options: dict[str, Any] = mode(train=train)
-            return module.apply({"params": params, **model_state}, x, rngs=rngs, mutable=list(model_state) if train else False, **options)
+            return module.apply({"params": params, **model_state}, x, rngs=rngs, mutable=[*model_state, "losses"] if train else False, **options)
 
         # The state is closed over, not an argument: running statistics must not be rounded to the compute dtype.
         outputs = precision.wrap(forward)(variables.get("params", {}), x)
         if not train:
             return outputs, model_state
         outputs, changed = outputs
-        return outputs, {name: _like(changed[name], value) if name in changed else value for name, value in model_state.items()}
+        kept = {name: _like(changed[name], value) if name in changed else value for name, value in model_state.items()}
+        return outputs, ({**kept, "losses": changed["losses"]} if "losses" in changed else kept)
 
     return Model(init, apply)
 

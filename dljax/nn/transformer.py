@@ -47,7 +47,8 @@ class TransformerConfig:
       attention_dropout_rate, hidden_dropout_rate: of the attention's weights, and of the units of the feed-forward part.
       kernel_init, out_init, query_init: of all matrices, of those on the way back into the stream, and of the queries' (T5's start smaller, for its
         scores are not scaled); `kernel_init` where None.
-      feed_forward: makes, given a `name`, a module `(x, train) -> y` that takes the feed-forward part's place, such as a mixture of experts.
+      feed_forward: makes of the config, and a `name`, a module `(x, train) -> y` that takes the feed-forward part's place:
+        `partial(MixtureOfExperts, num_experts=8)`.
     Raises:
       ValueError: options out of range or at odds.
 
@@ -235,7 +236,7 @@ class TransformerLayer(linen.Module):
         remembered = None
         if c.has_memory:
             h, remembered = self._added("memory", Attention(c, name="memory"), h, train, mask=memory_mask, memory=memory)
-        part = FeedForward(c, name="feed_forward") if c.feed_forward is None else c.feed_forward(name="feed_forward")
+        part = (FeedForward if c.feed_forward is None else c.feed_forward)(c, name="feed_forward")
         h, _ = self._added("feed_forward", lambda x, train: (part(x, train=train), None), h, train)
         return h, (own, remembered)
 

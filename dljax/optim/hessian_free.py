@@ -63,7 +63,7 @@ def hessian_free(
     check_int("hessian_free", "max_backtracks", max_backtracks, minimum=1)
 
     def init(params: Params, problem: Problem) -> HessianFreeState:
-        refuse_penalty("hessian_free", problem)
+        refuse_penalty("hessian_free", params, problem)
         x, _ = ravel_pytree(params)
         return HessianFreeState(jnp.zeros_like(x), jnp.asarray(damping, x.dtype))
 

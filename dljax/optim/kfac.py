@@ -120,7 +120,7 @@ def kfac(
         likelihood = likelihood_of("kfac", likelihood)
 
     def init(params: Params, problem: Problem) -> KFACState:
-        refuse_penalty("kfac", problem)
+        refuse_penalty("kfac", params, problem)
         _drawable(likelihood_of("kfac", likelihood, problem.function))
         layers, leaves = _layers(params, problem), dict(named_leaves(params))
         rest = _rest(layers, leaves)

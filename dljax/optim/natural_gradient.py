@@ -69,7 +69,7 @@ def natural_gradient(
         likelihood = likelihood_of("natural_gradient", likelihood)
 
     def init(params: Params, problem: Problem) -> NaturalGradientState:
-        refuse_penalty("natural_gradient", problem)
+        refuse_penalty("natural_gradient", params, problem)
         likelihood_of("natural_gradient", likelihood, problem.function)
         return NaturalGradientState(jnp.int32(0))
 

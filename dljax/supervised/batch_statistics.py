@@ -35,7 +35,7 @@ def refreshed(key: Key, model: Any, variables: Variables, batches: Any) -> Varia
     def one(carry: tuple, x: Any) -> tuple[tuple, None]:
         step, model_state = carry
         _, model_state = net.apply({"params": params, **model_state}, x, key=jax.random.fold_in(key, step), train=True)
-        return (step + 1, model_state), None
+        return (step + 1, {name: value for name, value in model_state.items() if name != "losses"}), None
 
     model_state = {name: value for name, value in variables.items() if name != "params"}
     (_, model_state), _ = lax.scan(one, (0, model_state), batches)

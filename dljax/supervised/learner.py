@@ -59,6 +59,8 @@ def supervised(
       A learner. `step` and `evaluate` report `loss` and every metric, each a `Mean` over the examples. `params(state)` are the model's
       *variables*: `{"params": ...}` with further collections (batch norm's statistics) where the model has them, so that they are enough to
       predict and are what linen's `apply` takes. The function `predict(key, params, x)` gives the outputs in evaluation mode.
+      What a linen module sows into the collection `losses`, such as the balance of a mixture of experts, is added to what is minimised; `step`
+      reports its sum as `added_loss`.
     Raises:
       ValueError: a metric is called "loss", or "penalty" where there is one; when traced: a batch without x or y, a loss that is already averaged,
         a mask of another shape, a penalty that is no scalar or belongs to a rule whose curvature would miss it.

@@ -167,6 +167,8 @@ def test_weights_are_sown_and_dropped_where_asked_for():
 
 def test_another_feed_forward_part_takes_its_place():
     class Twice(linen.Module):
+        config: TransformerConfig
+
         @linen.compact
         def __call__(self, x, train):
             self.sow("losses", "balance", jnp.float64(1.0))

@@ -63,7 +63,7 @@ def first_order(optimizer: optax.GradientTransformation) -> UpdateRule:
     """
 
     def update(key: Key, params: Params, state: Any, problem: Problem) -> tuple[Params, Any, Seen, Mapping[str, Any]]:
-        def objective(params: Params) -> tuple[Array, Seen]:
+        def objective(params: Params) -> tuple[Array, tuple[Seen, dict[str, Any]]]:
             outputs, model_state = problem.forward(params)
             share, loss = problem.loss(outputs)
             more, metrics = 0.0 if problem.penalty is None else problem.penalty(params), {}

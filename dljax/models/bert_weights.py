@@ -13,10 +13,15 @@ from dljax.models.weights import Weight
 def bert_weights(model: BERT | MaskedLanguageModel | TextClassifier | TokenClassifier) -> list[Weight]:
     """What transformers calls the tensors of BERT, RoBERTa (`counts_positions`), ALBERT (`embedding_size`) and MiniLM, with their heads.
 
+    Raises:
+      ValueError: rotary positions or norms first, which these families do not have.
+
     >>> bert_weights(BERT())[0]
     Weight(name='embeddings.word_embeddings.weight', path='embed/embedding', layout='same', part=(0, 1))
     """
     bert = model if isinstance(model, BERT) else model.bert
+    if bert.rotary is not None or bert.norm_first:
+        raise ValueError("bert_weights: transformers' BERT has a table of positions and norms last, not rotary positions or norms first")
     kind = _kind(bert)
     name, path = ("", "") if isinstance(model, BERT) else (f"{kind}.", "bert/")
     weights = [

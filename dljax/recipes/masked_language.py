@@ -27,11 +27,14 @@ def bible_masked_lm(
     dropout_rate: float = 0.0,
     rate: float = 0.3,
     batch_size: int = 32,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     weight_decay: float = 0.01,
     steps: int = 5000,
 ) -> Experiment:
     """A small BERT on the King James bible in lower case, in word pieces learned from the chapters it trains on; every tenth chapter is held out.
+
+    Positions are rotary and norms come first: with BERT's own table of positions, norms last and weights of deviation 0.02 a model of this size names
+    words by their frequency for the first 2,500 of 5,000 steps, and ends at an accuracy of 0.257, below that of the neighbours.
 
     A chapter is cut into pieces of `length` tokens, `[CLS]` and `[SEP]` included. In training a share `rate` of the tokens are targets, hidden as in
     BERT; in the evaluation 15 % are, all of them hidden, the same for every run. `accuracy` is the share of them that are named right.
@@ -50,6 +53,7 @@ def bible_masked_lm(
     from dljax.core import check_int, check_range
     from dljax.data.tokenisers import MASK
     from dljax.models.bert import BERT, MaskedLanguageModel
+    from dljax.nn import Rotary
     from dljax.objectives import accuracy, cross_entropy
     from dljax.supervised import supervised
 
@@ -78,7 +82,10 @@ def bible_masked_lm(
         num_types=0,
         dropout_rate=dropout_rate,
         attention_dropout_rate=dropout_rate,
+        rotary=Rotary(),
+        norm_first=True,
         has_pooler=False,
+        init_deviation=0.05,
     )
     model = MaskedLanguageModel(bert)
 

@@ -17,6 +17,7 @@ from dljax.models.bert import BERT, MaskedLanguageModel, TextClassifier, TokenCl
 from dljax.models.bert_weights import FAMILY, bert_weights
 from dljax.models.pretrained import Config, from_pretrained
 from dljax.models.weights import export_weights, import_weights
+from dljax.nn import Rotary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCRIPT = runpy.run_path(str(GOLDEN / "make_bert.py"))
@@ -234,3 +235,22 @@ def test_types_without_an_embedding_and_models_without_a_counterpart_are_refused
         jax.eval_shape(BERT(**OPTIONS, num_types=0).init, jax.random.key(0), tokens, None, tokens)
     with pytest.raises(ValueError, match="no model with is_shared=True, embedding_size=None, counts_positions=False"):
         bert_weights(BERT(is_shared=True))
+
+
+def test_8_1_rotary_positions_say_how_far_apart_tokens_are_and_not_where():
+    with jax.enable_x64(True):
+        bert = BERT(11, 8, 2, 2, context=9, rotary=Rotary(), norm_first=True, has_pooler=False, init_deviation=0.5)
+        text = jnp.array([[3, 4, 5, 3, 6, 7]])
+        variables = jax.jit(bert.init)(jax.random.key(0), text)
+        assert "positions" not in variables["params"]
+        there = jax.jit(bert.apply)(variables, jnp.pad(text, ((0, 0), (3, 0)))).hidden[:, 3:]
+        np.testing.assert_allclose(bert.apply(variables, text).hidden, there, rtol=1e-5)
+        assert jnp.abs(there[0, 0] - there[0, 3]).max() > 0.01  # the same word in another place
+
+
+def test_what_rotary_positions_exclude_is_refused():
+    tokens = jnp.ones((1, 2), jnp.int32)
+    with pytest.raises(ValueError, match="counts_positions=True needs the table of positions, got rotary positions"):
+        jax.eval_shape(BERT(11, 8, 1, 2, rotary=Rotary(), counts_positions=True).init, jax.random.key(0), tokens)
+    with pytest.raises(ValueError, match="bert_weights: transformers' BERT has a table of positions and norms last"):
+        bert_weights(BERT(11, 8, 1, 2, norm_first=True))

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dljax.core.checks import check_int, check_range
 from dljax.nn.dense import Dense
-from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.product import row_product
 from dljax.nn.transformer import Transformer, TransformerConfig
 
@@ -34,6 +33,7 @@ class GPT(linen.Module):
       epsilon: added to the variance in every norm.
       embed_dropout_rate, attention_dropout_rate: of the embeddings and of the attention weights; `dropout_rate` where None.
       is_unrolled, remat: as for `dljax.nn.Transformer`.
+      attention: what takes the softmax attention's place, as for `dljax.nn.TransformerConfig`: `dljax.nn.LinearAttention` for long texts.
 
     Weights start as GPT-2's do: normal with deviation 0.02, on the way back into the residual stream 0.02/√(2L).
 
@@ -59,6 +59,7 @@ class GPT(linen.Module):
     attention_dropout_rate: float | None = None
     is_unrolled: bool | None = None
     remat: str | None = None
+    attention: Callable[..., Any] | None = None
 
     @property
     def config(self) -> TransformerConfig:
@@ -71,6 +72,7 @@ class GPT(linen.Module):
             is_causal=True,
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.dropout_rate if self.attention_dropout_rate is None else self.attention_dropout_rate,
+            attention=self.attention,
             kernel_init=_normal,
             out_init=linen.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5),
         )
@@ -82,7 +84,7 @@ class GPT(linen.Module):
         mask: Bool[Array, "B T"] | None = None,
         *,
         positions: Int[Array, "B T"] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Any = None,
         train: bool = False,
     ) -> Any:
         """Logits [B, T, V] of each next token; with a cache a pair, the logits and the cache with these tokens in it.

@@ -1,5 +1,6 @@
 """Llama: a Transformer that predicts every next token, with rotary positions, gated units and shared keys (Touvron et al., 2023)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ from jaxtyping import Array, Bool, Int, Shaped
 from dljax.core.checks import check_int
 from dljax.models.gpt import check_tokens
 from dljax.nn.dense import Dense
-from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.positions import Rotary
 from dljax.nn.product import row_product
 from dljax.nn.transformer import Transformer, TransformerConfig
@@ -34,6 +34,7 @@ class Llama(linen.Module):
       use_attention_bias, use_hidden_bias: whether the products of attention and of the feed-forward part have biases.
       attention_dropout_rate: the fraction of attention weights that is dropped in training, in [0, 1].
       is_unrolled, remat: as for `dljax.nn.Transformer`.
+      attention: what takes the softmax attention's place, as for `dljax.nn.TransformerConfig`: `dljax.nn.LinearAttention` for long texts.
 
     Source: Touvron et al. (2023), LLaMA: open and efficient foundation language models, section 2.2; grouped queries as in Llama 2 and 3.
 
@@ -61,6 +62,7 @@ class Llama(linen.Module):
     attention_dropout_rate: float = 0.0
     is_unrolled: bool | None = None
     remat: str | None = None
+    attention: Callable[..., Any] | None = None
 
     @property
     def config(self) -> TransformerConfig:
@@ -80,6 +82,7 @@ class Llama(linen.Module):
             window=self.window,
             rotary=self.rotary,
             attention_dropout_rate=self.attention_dropout_rate,
+            attention=self.attention,
             kernel_init=_normal,
         )
 
@@ -95,7 +98,7 @@ class Llama(linen.Module):
         mask: Bool[Array, "B T"] | None = None,
         *,
         positions: Int[Array, "B T"] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Any = None,
         train: bool = False,
     ) -> Any:
         """Logits [B, T, V] of each next token; with a cache a pair, the logits and the cache with these tokens in it.

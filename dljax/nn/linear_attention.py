@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -26,7 +27,7 @@ class LinearAttentionState(NamedTuple):
     total: Float[Array, "*B G E"]
 
 
-def elu_features(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+def elu_features(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """The features of the paper, φ(x) = elu(x) + 1: x + 1 where x > 0 and e^x elsewhere.
 
     Positive down to x = -87 in float32, which 1 + elu(x), computed as it is written, is only to -17.
@@ -41,10 +42,10 @@ def elu_features(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 
 
 def linear_attention(
-    query: Float[Array, "*B T H D"],
-    key: Float[Array, "*B S G D"],
-    value: Float[Array, "*B S G F"],
-    mask: Bool[Array, "*B S"] | None = None,
+    query: Float[Array, "..."],  # [*B, T, H, D]
+    key: Float[Array, "..."],  # [*B, S, G, D]
+    value: Float[Array, "..."],  # [*B, S, G, F]
+    mask: Bool[Array, "..."] | None = None,  # [*B, S]
     *,
     feature_map: Features = elu_features,
     turn: Features | None = None,
@@ -77,14 +78,14 @@ def linear_attention(
     (q, turned_q), (k, turned_k), v = _features(query, key, value, mask, feature_map, turn)
     state = LinearAttentionState(jnp.einsum("...sge,...sgf->...gef", turned_k, v), k.sum(-3))
     y = jnp.einsum("...tgre,...gef->...tgrf", turned_q, state.moments)
-    return _divided(y, jnp.einsum("...tgre,...ge->...tgr", q, state.total), query)
+    return _divided(y, jnp.einsum("...tgre,...ge->...tgr", q, state.total)).astype(query.dtype)
 
 
 def causal_linear_attention(
-    query: Float[Array, "*B T H D"],
-    key: Float[Array, "*B T G D"],
-    value: Float[Array, "*B T G F"],
-    mask: Bool[Array, "*B T"] | None = None,
+    query: Float[Array, "..."],  # [*B, T, H, D]
+    key: Float[Array, "..."],  # [*B, T, G, D]
+    value: Float[Array, "..."],  # [*B, T, G, F]
+    mask: Bool[Array, "..."] | None = None,  # [*B, T]
     *,
     state: LinearAttentionState | None = None,
     feature_map: Features = elu_features,
@@ -121,30 +122,39 @@ def causal_linear_attention(
     *batch, length, groups, size = k.shape
     if state is None:
         state = LinearAttentionState(jnp.zeros((*batch, groups, size, v.shape[-1]), v.dtype), jnp.zeros((*batch, groups, size), k.dtype))
-    totals = jnp.cumsum(k, -3) + state.total[..., None, :, :]
     chunk = max(1, min(chunk, length))
     num = -(-length // chunk)
 
     def cut(x: Array) -> Array:
-        axis = len(batch)
-        pads = [(0, num * chunk - length if i == axis else 0) for i in range(x.ndim)]
-        return jnp.pad(x, pads).reshape(*batch, num, chunk, *x.shape[axis + 1 :])
+        return jnp.pad(x, [(0, num * chunk - length), *[(0, 0)] * (x.ndim - 1)]).reshape(num, chunk, *x.shape[1:])
 
-    some_q, some_k, some_v = cut(turned_q), cut(turned_k), cut(v)
-    weights = jnp.einsum("...tgre,...sge->...grts", some_q, some_k)
-    weights = jnp.where(jnp.expand_dims(causal_mask(chunk), range(weights.ndim - 2)), weights, 0)
-    sums = jnp.einsum("...sge,...sgf->...gef", some_k, some_v)
-    sums = jnp.cumsum(jnp.concatenate([state.moments.astype(sums.dtype)[..., None, :, :, :], sums], -4), -4)
-    y = jnp.einsum("...grts,...sgf->...tgrf", weights, some_v) + jnp.einsum("...tgre,...gef->...tgrf", some_q, sums[..., :-1, :, :, :])
-    y = y.reshape(*batch, num * chunk, *y.shape[-3:])[..., :length, :, :, :]
-    after = LinearAttentionState(sums[..., -1, :, :, :], k.sum(-3) + state.total)
-    return _divided(y, jnp.einsum("...tgre,...tge->...tgr", q, totals), query), after
+    def square(q: Array, k: Array) -> Array:
+        weights = jnp.einsum("ntgre,nsge->ngrts", q, k)
+        return jnp.where(causal_mask(chunk)[None, None, None], weights, 0)
+
+    def running(before: Array, sums: Array) -> Array:
+        return jnp.cumsum(jnp.concatenate([before.astype(sums.dtype)[None], sums]), 0)
+
+    def one(parts: tuple[Array, ...], state: LinearAttentionState) -> tuple[Array, LinearAttentionState]:
+        q, k, turned_q, turned_k, v = map(cut, parts)
+        moments = running(state.moments, jnp.einsum("nsge,nsgf->ngef", turned_k, v))
+        total = running(state.total, k.sum(1))
+        above = square(turned_q, turned_k)
+        below = above if turn is None else square(q, k)
+        y = jnp.einsum("ngrts,nsgf->ntgrf", above, v) + jnp.einsum("ntgre,ngef->ntgrf", turned_q, moments[:-1])
+        y = _divided(y, jnp.einsum("ngrts->ntgr", below) + jnp.einsum("ntgre,nge->ntgr", q, total[:-1]))
+        return y.reshape(num * chunk, *y.shape[2:])[:length], LinearAttentionState(moments[-1], total[-1])
+
+    for _ in batch:
+        one = jax.vmap(one)
+    y, after = one((q, k, turned_q, turned_k, v), state)
+    return y.astype(query.dtype), after
 
 
 def linear_attention_weights(
-    query: Float[Array, "*B T H D"],
-    key: Float[Array, "*B S G D"],
-    mask: Bool[Array, "*B S"] | None = None,
+    query: Float[Array, "..."],  # [*B, T, H, D]
+    key: Float[Array, "..."],  # [*B, S, G, D]
+    mask: Bool[Array, "..."] | None = None,  # [*B, S]
     *,
     feature_map: Features = elu_features,
     turn: Features | None = None,
@@ -192,7 +202,7 @@ def _features(
     return (q, turned_q), (k, turned[1]), v
 
 
-def _divided(y: Float[Array, "*B T G R F"], total: Float[Array, "*B T G R"], query: Array) -> Float[Array, "*B T H F"]:
+def _divided(y: Float[Array, "*B T G R F"], total: Float[Array, "*B T G R"]) -> Float[Array, "*B T H F"]:
     # Where nothing was read, both are zero.
     y = y / jnp.where(total == 0, 1, total)[..., None]
-    return y.reshape(*query.shape[:-1], y.shape[-1]).astype(query.dtype)
+    return y.reshape(*y.shape[:-3], -1, y.shape[-1])

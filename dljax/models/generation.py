@@ -184,11 +184,16 @@ def check_method(who: str, method: str, key: Key | None, max_tokens: int) -> Non
 def empty_cache(model: Any, batch: int, size: int, *, start: Int[Array, "B"] | None = None, dtype: Any = jnp.float32) -> Any:
     """Room for the keys and values of `size` positions of a causal model, or what else its attention keeps; arguments as for `KeyValueCache.empty`.
 
+    Raises:
+      ValueError: the model has an attention that keeps nothing.
+
     >>> from dljax.models.gpt import GPT
     >>> empty_cache(GPT(vocab_size=10), batch=2, size=7).key.shape
     (4, 2, 7, 4, 32)
     """
     attention = (model.config.attention or Attention)(model.config)
+    if not hasattr(attention, "empty_cache"):
+        raise ValueError(f"empty_cache: {type(attention).__name__} has no method empty_cache, and its texts cannot be continued by generate")
     return attention.empty_cache(width=model.width, num_layers=model.num_layers, batch=batch, size=size, start=start, dtype=dtype)
 
 

@@ -24,28 +24,34 @@ def shakespeare_gpt(
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.1,
+    attention: str = "softmax",
     steps: int = 2000,
 ) -> Experiment:
     """A GPT over the 65 characters of tiny Shakespeare, scored in nats a character on the last tenth of the text.
 
-    The whole of the held-out text is read, in windows of `context` characters that do not overlap.
+    The whole of the held-out text is read, in windows of `context` characters that do not overlap. With `attention="linear"` the cost grows with the
+    context and not with its square.
     """
     import jax.numpy as jnp
     import numpy as np
     import optax
 
     from dljax import data
-    from dljax.core import check_range
+    from dljax.core import check_choice, check_range
     from dljax.models.generation import generate
     from dljax.models.gpt import GPT, attention_maps
+    from dljax.nn import LinearAttention
     from dljax.objectives import cross_entropy
     from dljax.supervised import supervised
 
     check_range("shakespeare/gpt", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_range("shakespeare/gpt", "weight_decay", weight_decay, 0, open_high=True)
+    check_choice("shakespeare/gpt", "attention", attention, ("softmax", "linear"))
     text = data.load("tinyshakespeare")
     vocabulary = text["vocabulary"]
     model = GPT(len(vocabulary), context, num_layers, num_heads, width, dropout_rate)
+    if attention == "linear":  # it has no weights to drop
+        model = model.clone(attention=LinearAttention, attention_dropout_rate=0.0)
     warmup = min(100, steps // 10)
     shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1), end_value=0.1)
     optimizer = optax.chain(

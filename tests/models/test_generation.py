@@ -9,10 +9,11 @@ import pytest
 
 from dljax.core import precision
 from dljax.models.decoding import beam_search
-from dljax.models.generation import _window_step, generate, read_prompts
+from dljax.models.generation import _window_step, empty_cache, generate, read_prompts
 from dljax.models.gpt import GPT
 from dljax.models.llama import Llama
 from dljax.nn.linear_attention_layer import LinearAttention
+from dljax.nn.relative_attention import RelativeAttention
 
 MODELS = {
     "gpt": GPT(11, 16, 2, 2, 8),
@@ -53,7 +54,7 @@ def test_8_2_texts_with_a_cache_equal_those_without_whatever_the_padding(name, c
         assert found.tokens[row].tolist() == by_hand(name, PROMPT[row, :length], 8, context)
 
 
-@pytest.mark.parametrize("name", ["linear gpt", "linear llama"])
+@pytest.mark.parametrize("name", ["linear gpt", pytest.param("linear llama", marks=pytest.mark.slow)])
 def test_8_4_texts_of_linear_attention_with_states_equal_those_without_greedy_and_by_beam_search(name):
     model, variables, _ = small(name)
     options = {"max_tokens": 8, "stop_tokens": (3,)}
@@ -146,3 +147,8 @@ def test_what_cannot_be_continued_is_refused(changes, error, message):
     options = {"prompt": PROMPT, "max_tokens": 2, **changes}
     with pytest.raises(error, match=message):
         generate(model, variables, options.pop("prompt"), **options)
+
+
+def test_an_attention_that_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match="RelativeAttention has no method empty_cache"):
+        empty_cache(GPT(11, attention=RelativeAttention), 1, 4)

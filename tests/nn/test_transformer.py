@@ -100,7 +100,7 @@ def test_a_cache_remembers_the_memory():
 
 def test_8_4_layers_with_a_window_reach_as_far_as_their_number_times_what_lies_before_a_position_in_it():
     window, layers, length = 3, 2, 8
-    stack, x = Transformer(TransformerConfig(2, is_causal=True, window=window), layers), some(1, length, 4)
+    stack, x = Transformer(TransformerConfig(2, is_causal=True, window=window), layers, is_unrolled=False), some(1, length, 4)
     variables = started(stack, x)
     slopes = jax.jit(jax.jacrev(lambda x: stack.apply(variables, x[None])[0]))(x[0])
     distance = np.arange(length)[:, None] - np.arange(length)

@@ -164,7 +164,7 @@ def linear_attention_weights(
 
       a_ts = φ(q_t)ᵀ φ(k_s) / Σ_s φ(q_t)ᵀ φ(k_s)
 
-    They sum to 1 over s, and with `turn` they may be negative. Arguments as for `linear_attention`.
+    They sum to 1 over s; with `turn` they need not, and may be negative. Arguments as for `linear_attention`.
 
     >>> q = jnp.ones((2, 1, 3))
     >>> linear_attention_weights(q, q, is_causal=True).tolist()

@@ -12,9 +12,10 @@ from dljax.core.checks import check_int, check_range
 from dljax.models.pretrained import ACTIVATIONS
 from dljax.nn.dense import Dense
 from dljax.nn.initialisers import Initializer
+from dljax.nn.normalisation import norm_layer
 from dljax.nn.positions import Rotary
 from dljax.nn.product import row_product
-from dljax.nn.transformer import Transformer, TransformerConfig, norm_layer
+from dljax.nn.transformer import Transformer, TransformerConfig
 
 
 class BERTOutput(NamedTuple):

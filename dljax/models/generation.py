@@ -12,7 +12,7 @@ from dljax.core import precision
 from dljax.core.checks import check_choice, check_int, check_range
 from dljax.core.contract import Key
 from dljax.models.decoding import Beams, Decoded, Step, beam_search, greedy, sample
-from dljax.nn.key_value_cache import KeyValueCache
+from dljax.nn.transformer import Attention
 
 
 def generate(
@@ -31,8 +31,9 @@ def generate(
     """Continue texts with a causal model, such as a `GPT` or a `Llama`.
 
     The prompts are read in one pass into a cache of keys and values, and each further token costs the work of one position. The cache is as large as
-    prompt and text from the start and is written in place: memory does not grow. Where prompt and text are longer than the model's context, each
-    token is drawn from the last C tokens, read anew; that costs a whole pass a token.
+    prompt and text from the start and is written in place: memory does not grow; linear attention keeps sums instead, whose size does not depend on
+    the length. Where prompt and text are longer than the model's context, each token is drawn from the last C tokens, read anew; that costs a whole
+    pass a token.
 
     Compile it whole, `jax.jit(partial(generate, model, max_tokens=100))`; prompts of one shape are one program.
 
@@ -128,7 +129,7 @@ def read_prompts(
     return layer_by_layer(_cached_step(model.clone(is_unrolled=True)), params, cache, last)
 
 
-def layer_by_layer(step: Step, params: Mapping[str, Any], cache: KeyValueCache, last: Int[Array, "B 1"]) -> Start:
+def layer_by_layer(step: Step, params: Mapping[str, Any], cache: Any, last: Int[Array, "B 1"]) -> Start:
     """What `read_prompts` returns, with the layers of `decoder/layers` and of the cache taken apart before the loop.
 
     Sliced in it, the weights would be copied for every token, and the cache with them.
@@ -137,12 +138,13 @@ def layer_by_layer(step: Step, params: Mapping[str, Any], cache: KeyValueCache, 
       step: of a model whose layers are unrolled.
       params, cache, last: as in `Start`.
 
+    >>> from dljax.nn import KeyValueCache
     >>> cache = KeyValueCache.empty(num_layers=2, batch=1, size=4, num_groups=1, head_size=3)
     >>> params = {"params": {"decoder": {"layers": {"kernel": jnp.ones((2, 3))}}}}
     >>> len(layer_by_layer(lambda params, cache, tokens: None, params, cache, jnp.zeros((1, 1), jnp.int32)).cache.key)
     2
     """
-    apart = partial(_apart, num_layers=len(cache.key))
+    apart = partial(_apart, num_layers=len(cache.layers[0]))
     axes = jax.tree.map(lambda _: 0, _layers_of(cache))
     kept = cache._replace(**{name: jax.tree.map(apart, part) for name, part in _layers_of(cache).items()})
     params = _with_layers(params, apart(params["params"]["decoder"]["layers"]))
@@ -179,21 +181,24 @@ def check_method(who: str, method: str, key: Key | None, max_tokens: int) -> Non
         raise ValueError(f"{who}: method={method!r} {'draws at random: give a key' if key is None else 'does not draw: leave the key out'}")
 
 
-def empty_cache(model: Any, batch: int, size: int, *, start: Int[Array, "B"] | None = None, dtype: Any = jnp.float32) -> KeyValueCache:
-    """Room for the keys and values of `size` positions of a causal model; arguments as for `KeyValueCache.empty`.
+def empty_cache(model: Any, batch: int, size: int, *, start: Int[Array, "B"] | None = None, dtype: Any = jnp.float32) -> Any:
+    """Room for the keys and values of `size` positions of a causal model, or what else its attention keeps; arguments as for `KeyValueCache.empty`.
+
+    Raises:
+      ValueError: the model has an attention that keeps nothing.
 
     >>> from dljax.models.gpt import GPT
     >>> empty_cache(GPT(vocab_size=10), batch=2, size=7).key.shape
     (4, 2, 7, 4, 32)
     """
-    config, head_size = model.config, model.config.size_of_head(model.width)
-    return KeyValueCache.empty(
-        num_layers=model.num_layers, batch=batch, size=size, num_groups=config.groups, head_size=head_size, start=start, dtype=dtype
-    )
+    attention = (model.config.attention or Attention)(model.config)
+    if not hasattr(attention, "empty_cache"):
+        raise ValueError(f"empty_cache: {type(attention).__name__} has no method empty_cache, and its texts cannot be continued by generate")
+    return attention.empty_cache(width=model.width, num_layers=model.num_layers, batch=batch, size=size, start=start, dtype=dtype)
 
 
 def _cached_step(model: Any) -> Step:
-    def step(params: Any, cache: KeyValueCache, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], KeyValueCache]:
+    def step(params: Any, cache: Any, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Any]:
         logits, cache = model.apply(params, tokens[:, None], cache=cache)
         return logits[:, 0], cache
 
@@ -203,7 +208,7 @@ def _cached_step(model: Any) -> Step:
 def _layered(step: Step) -> Step:
     """A step whose parameters and cache are lists of layers; XLA sees through stacking and slicing."""
 
-    def layered(params: Any, cache: KeyValueCache, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], KeyValueCache]:
+    def layered(params: Any, cache: Any, tokens: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Any]:
         layers = params["params"]["decoder"]["layers"]
         is_list = partial(jax.tree.map, is_leaf=lambda leaf: isinstance(leaf, list))
         stacked = cache._replace(**{name: is_list(jnp.stack, part) for name, part in _layers_of(cache).items()})
@@ -213,10 +218,10 @@ def _layered(step: Step) -> Step:
     return layered
 
 
-def _layers_of(cache: KeyValueCache) -> dict[str, Any]:
+def _layers_of(cache: Any) -> dict[str, Any]:
     """What a cache has of each layer."""
-    layers: dict[str, Any] = {"key": cache.key, "value": cache.value}
-    return layers if cache.memory is None else {**layers, "memory": cache.memory}
+    parts = {name: getattr(cache, name, None) for name in ("key", "value", "memory", "moments", "total")}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _apart(tree: Any, num_layers: int) -> list[Any]:

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dljax.core.checks import check_int, check_range
 from dljax.nn.dense import Dense
-from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.product import row_product
 from dljax.nn.transformer import Transformer, TransformerConfig
 
@@ -33,6 +32,7 @@ class GPT(linen.Module):
       activation: of the feed-forward part; GPT-2's is gelu by its formula with tanh.
       epsilon: added to the variance in every norm.
       embed_dropout_rate, attention_dropout_rate: of the embeddings and of the attention weights; `dropout_rate` where None.
+      attention: what takes the softmax attention's place, as for `dljax.nn.TransformerConfig`: `dljax.nn.LinearAttention` for long texts.
       feed_forward: another feed-forward part, as for `dljax.nn.TransformerConfig`: `partial(MixtureOfExperts, num_experts=8)` makes it a Switch
         Transformer.
       is_unrolled, remat: as for `dljax.nn.Transformer`.
@@ -59,6 +59,7 @@ class GPT(linen.Module):
     epsilon: float = 1e-5
     embed_dropout_rate: float | None = None
     attention_dropout_rate: float | None = None
+    attention: Callable[..., Any] | None = None
     feed_forward: Callable[..., linen.Module] | None = None
     is_unrolled: bool | None = None
     remat: str | None = None
@@ -74,6 +75,7 @@ class GPT(linen.Module):
             is_causal=True,
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.dropout_rate if self.attention_dropout_rate is None else self.attention_dropout_rate,
+            attention=self.attention,
             kernel_init=_normal,
             out_init=linen.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5),
             feed_forward=self.feed_forward,
@@ -86,7 +88,7 @@ class GPT(linen.Module):
         mask: Bool[Array, "B T"] | None = None,
         *,
         positions: Int[Array, "B T"] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Any = None,
         train: bool = False,
     ) -> Any:
         """Logits [B, T, V] of each next token; with a cache a pair, the logits and the cache with these tokens in it.

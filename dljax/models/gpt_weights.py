@@ -55,6 +55,8 @@ def _from_config(config: Config) -> GPT:
 
 
 def _to_config(model: GPT) -> dict[str, Any]:
+    if model.attention is not None:
+        raise ValueError(f"to_safetensors: transformers' GPT-2 has softmax attention only, got attention={model.attention}; use write_tensors")
     embed, attention = (model.dropout_rate if rate is None else rate for rate in (model.embed_dropout_rate, model.attention_dropout_rate))
     name = next(name for name, function in ACTIVATIONS.items() if function is model.activation)
     return {

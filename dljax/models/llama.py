@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Int, Shaped
 from dljax.core.checks import check_int
 from dljax.models.gpt import check_tokens
 from dljax.nn.dense import Dense
-from dljax.nn.key_value_cache import KeyValueCache
 from dljax.nn.positions import Rotary
 from dljax.nn.product import row_product
 from dljax.nn.transformer import Transformer, TransformerConfig
@@ -34,6 +33,7 @@ class Llama(linen.Module):
       epsilon: ε.
       use_attention_bias, use_hidden_bias: whether the products of attention and of the feed-forward part have biases.
       attention_dropout_rate: the fraction of attention weights that is dropped in training, in [0, 1].
+      attention: what takes the softmax attention's place, as for `dljax.nn.TransformerConfig`: `dljax.nn.LinearAttention` for long texts.
       feed_forward: another feed-forward part, as for `dljax.nn.TransformerConfig`; Mixtral's is
         `partial(MixtureOfExperts, num_experts=8, num_chosen=2, capacity_factor=None)`.
       is_unrolled, remat: as for `dljax.nn.Transformer`.
@@ -62,6 +62,7 @@ class Llama(linen.Module):
     use_attention_bias: bool = False
     use_hidden_bias: bool = False
     attention_dropout_rate: float = 0.0
+    attention: Callable[..., Any] | None = None
     feed_forward: Callable[..., linen.Module] | None = None
     is_unrolled: bool | None = None
     remat: str | None = None
@@ -84,6 +85,7 @@ class Llama(linen.Module):
             window=self.window,
             rotary=self.rotary,
             attention_dropout_rate=self.attention_dropout_rate,
+            attention=self.attention,
             kernel_init=_normal,
             feed_forward=self.feed_forward,
         )
@@ -100,7 +102,7 @@ class Llama(linen.Module):
         mask: Bool[Array, "B T"] | None = None,
         *,
         positions: Int[Array, "B T"] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Any = None,
         train: bool = False,
     ) -> Any:
         """Logits [B, T, V] of each next token; with a cache a pair, the logits and the cache with these tokens in it.

@@ -83,6 +83,8 @@ def _rotary(config: Config) -> Rotary:
 def _to_config(model: Llama) -> dict[str, Any]:
     if model.window is not None or model.rotary.size is not None:
         raise ValueError(f"to_safetensors: transformers' Llama has no window and turns whole heads, got window={model.window}, {model.rotary}")
+    if model.attention is not None:
+        raise ValueError(f"to_safetensors: transformers' Llama has softmax attention only, got attention={model.attention}; use write_tensors")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": model.rotary.base}
     if model.rotary.length is not None:
         rope |= {"rope_type": "llama3", "low_freq_factor": model.rotary.low_factor, "high_freq_factor": model.rotary.high_factor}

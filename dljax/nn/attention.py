@@ -138,7 +138,7 @@ def attention(
         y = jax.nn.dot_product_attention(*one_batch, scale=scale, is_causal=is_causal, local_window_size=local, implementation="cudnn")
         return y.reshape(query.shape)
     if is_causal:
-        mask = _and(mask, causal_mask(query.shape[-3], key.shape[-3], window=window))
+        mask = both(mask, causal_mask(query.shape[-3], key.shape[-3], window=window))
     return attention_reading(attention_weights(query, key, mask, bias=bias, scale=scale), value)
 
 
@@ -154,6 +154,17 @@ def causal_mask(length: int, read: int | None = None, *, window: int | None = No
     """
     mask = jnp.tril(jnp.ones((length, length if read is None else read), bool))
     return mask if window is None else mask & ~jnp.tril(mask, -check_int("causal_mask", "window", window, minimum=1))
+
+
+def both(mask: Bool[Array, "..."] | None, other: Bool[Array, "..."] | None) -> Bool[Array, "..."] | None:
+    """What two masks allow, None being one that allows everything.
+
+    >>> both(None, jnp.array([True])).tolist(), both(jnp.array([True, False]), jnp.array([[True, True]])).tolist()
+    ([True], [[True, False]])
+    """
+    if mask is None or other is None:
+        return other if mask is None else mask
+    return jnp.logical_and(*jnp.broadcast_arrays(mask, other))
 
 
 class MultiHeadDotProductAttention(linen.MultiHeadDotProductAttention):
@@ -185,10 +196,6 @@ class SelfAttention(MultiHeadDotProductAttention):
         self, inputs_q: Any, mask: Any = None, deterministic: bool | None = None, dropout_rng: Any = None, sow_weights: bool = False
     ) -> Any:
         return super().__call__(inputs_q, mask=mask, deterministic=deterministic, dropout_rng=dropout_rng, sow_weights=sow_weights)
-
-
-def _and(mask: Bool[Array, "..."] | None, other: Bool[Array, "T S"]) -> Bool[Array, "..."]:
-    return other if mask is None else jnp.logical_and(*jnp.broadcast_arrays(mask, other))
 
 
 def _has_flash_attention() -> bool:

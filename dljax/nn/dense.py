@@ -1,5 +1,7 @@
 """Dense layers: a matrix product at the machine's peak, in the precision of their parameters."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,6 +52,31 @@ class DenseGeneral(linen.DenseGeneral):
 
     promote_dtype: Any = promote_to_kernel
     dot_general: Any = row_product
+
+
+class Projection(linen.Module):
+    """The parameters of a `Dense` layer, so that several of the same input can be one product (`projected`)."""
+
+    features: int
+    use_bias: bool
+    kernel_init: Callable[..., Any]
+
+    @linen.compact
+    def __call__(self, size: int) -> tuple[Array, Array | None]:
+        kernel = self.param("kernel", self.kernel_init, (size, self.features), jnp.float32)
+        return kernel, self.param("bias", linen.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
+
+
+def projected(x: Float[Array, "*B D"], *projections: Projection) -> list[Array]:
+    """What the `Dense` layers with these parameters make of `x`, computed as one product."""
+    kernels, biases = zip(*(projection(x.shape[-1]) for projection in projections), strict=True)
+    kernel = kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, -1)
+    bias = None if biases[0] is None else jnp.concatenate(biases)
+    x, kernel, bias = promote_to_kernel(x, kernel, bias)
+    y = row_product(x, kernel)
+    y = y if bias is None else y + jnp.expand_dims(bias, range(y.ndim - 1))
+    ends = list(itertools.accumulate(projection.features for projection in projections))
+    return jnp.split(y, ends[:-1], -1)
 
 
 def unit_pixels(x: Num[Array, "*B"]) -> Float[Array, "*B"]:

@@ -66,6 +66,15 @@ class KeyValueCache(NamedTuple):
         memory = None if self.memory is None else (1, 1)
         return KeyValueCache(1, 1, None, 0, memory, None if self.memory_mask is None else 0)  # type: ignore[arg-type]
 
+    @property
+    def layers(self) -> tuple[Array, Array, Int[Array, "L"]]:
+        """What each layer is given of it: keys, values and the place from which the next ones are written."""
+        return self.key, self.value, jnp.broadcast_to(self.length, self.key.shape[:1])
+
+    def after(self, layers: tuple[Array, Array], num: int, *, memory: Any = None, memory_mask: Any = None) -> "KeyValueCache":
+        """The cache when `num` positions have been read, with what each layer then has."""
+        return KeyValueCache(*layers, self.length + num, self.start, memory, memory_mask)
+
     def positions(self, num: int) -> Int[Array, "B T"]:
         """The positions of the next `num` tokens of each sequence; padding has position 0."""
         return jnp.maximum(self.length + jnp.arange(num)[None] - self.start[:, None], 0)

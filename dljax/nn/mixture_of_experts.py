@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dljax.core.axis import pmean
 from dljax.core.checks import check_int, check_range
 from dljax.nn.dense import Dense
-from dljax.nn.transformer import FeedForward, TransformerConfig
+from dljax.nn.transformer import FeedForward
+from dljax.nn.transformer_config import TransformerConfig
 
 
 class Routes(NamedTuple):

@@ -1,9 +1,7 @@
 """The Transformer: one stack of layers, of which BERT, GPT-2, Llama, T5 and ViT are settings (Vaswani et al., 2017)."""
 
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,103 +9,15 @@ from flax import linen
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from dljax.core.checks import check_choice, check_int, check_range
-from dljax.nn.attention import attention, attention_reading, attention_weights, causal_mask
-from dljax.nn.dense import Dense, promote_to_kernel
+from dljax.core.checks import check_choice, check_int
+from dljax.nn.attention import attention, attention_reading, attention_weights, both, causal_mask
+from dljax.nn.dense import Dense, Projection, projected
 from dljax.nn.key_value_cache import KeyValueCache
-from dljax.nn.positions import Rotary, alibi
-from dljax.nn.product import row_product
+from dljax.nn.normalisation import norm_layer
+from dljax.nn.positions import alibi
+from dljax.nn.transformer_config import TransformerConfig
 
-_INIT = linen.initializers.lecun_normal()
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """What the layers of a Transformer are like.
-
-    Attributes:
-      num_heads: H, heads of the queries, >= 1.
-      num_groups: G, heads of the keys and values, a divisor of H; None for H, 1 for multi-query attention.
-      head_size: numbers a head; None for the width D / H, which then must be whole.
-      hidden: units of the feed-forward part; None for 4 D.
-      activation: of the feed-forward part.
-      is_gated: whether its units are gated, W₃ (act(x W₁) · (x W₂)) in place of W₂ act(x W₁): SwiGLU with `jax.nn.silu` (Shazeer, 2020).
-      norm: "layer" (mean and variance, with bias) or "rms" (no mean, no bias; Zhang & Sennrich, 2019).
-      norm_first: whether each part reads the normalised stream and adds to it, h + f(N(h)), or the sum is normalised, N(h + f(h)).
-      epsilon: added to the variance.
-      use_bias, use_attention_bias: whether the products of the feed-forward part and of the attention have biases; the latter as the former where
-        it is None.
-      scale: of the attention's scores; None for 1/√head_size.
-      is_causal: whether a position reads only itself and earlier ones.
-      window: with `is_causal`, how many positions are read at most, itself the last; None for all.
-      has_memory: whether each layer also attends to a memory: the decoder of an encoder-decoder.
-      rotary: rotary positions, or None.
-      has_alibi: whether scores fall with the distance (`alibi`).
-      dropout_rate: the fraction of each part's outputs that is dropped in training, in [0, 1].
-      attention_dropout_rate, hidden_dropout_rate: of the attention's weights, and of the units of the feed-forward part.
-      kernel_init, out_init, query_init: of all matrices, of those on the way back into the stream, and of the queries' (T5's start smaller, for its
-        scores are not scaled); `kernel_init` where None.
-      feed_forward: makes of the config, and a `name`, a module `(x, train) -> y` that takes the feed-forward part's place:
-        `partial(MixtureOfExperts, num_experts=8)`.
-    Raises:
-      ValueError: options out of range or at odds.
-
-    >>> TransformerConfig(num_heads=4, num_groups=2).num_groups
-    2
-    """
-
-    num_heads: int
-    num_groups: int | None = None
-    head_size: int | None = None
-    hidden: int | None = None
-    activation: Callable[[Array], Array] = jax.nn.gelu
-    is_gated: bool = False
-    norm: Literal["layer", "rms"] = "layer"
-    norm_first: bool = True
-    epsilon: float = 1e-5
-    use_bias: bool = True
-    use_attention_bias: bool | None = None
-    scale: float | None = None
-    is_causal: bool = False
-    window: int | None = None
-    has_memory: bool = False
-    rotary: Rotary | None = None
-    has_alibi: bool = False
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    hidden_dropout_rate: float = 0.0
-    kernel_init: Callable[..., Any] = _INIT
-    out_init: Callable[..., Any] | None = None
-    query_init: Callable[..., Any] | None = None
-    feed_forward: Callable[..., linen.Module] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("num_heads", "num_groups", "head_size", "hidden", "window"):
-            if getattr(self, name) is not None:
-                check_int("TransformerConfig", name, getattr(self, name), minimum=1)
-        for name in ("dropout_rate", "attention_dropout_rate", "hidden_dropout_rate"):
-            check_range("TransformerConfig", name, getattr(self, name), 0, 1)
-        check_range("TransformerConfig", "epsilon", self.epsilon, 0)
-        check_choice("TransformerConfig", "norm", self.norm, ("layer", "rms"))
-        if self.num_heads % self.groups:
-            raise ValueError(f"TransformerConfig: num_groups must divide num_heads={self.num_heads}, got {self.num_groups}")
-        if self.window is not None and not self.is_causal:
-            raise ValueError("TransformerConfig: window needs is_causal=True: it says how many positions back one reads")
-
-    @property
-    def groups(self) -> int:
-        """G, heads of the keys and values."""
-        return self.num_heads if self.num_groups is None else self.num_groups
-
-    def size_of_head(self, width: int) -> int:
-        """Numbers a head in a stream of this width.
-
-        Raises:
-          ValueError: the heads do not divide the width.
-        """
-        if self.head_size is None and width % self.num_heads:
-            raise ValueError(f"Transformer: num_heads must divide the width {width}, got {self.num_heads}; or give head_size")
-        return width // self.num_heads if self.head_size is None else self.head_size
+__all__ = ["Attention", "FeedForward", "Transformer", "TransformerConfig", "TransformerLayer"]
 
 
 class Attention(linen.Module):
@@ -149,13 +59,13 @@ class Attention(linen.Module):
         c, (batch, length, width) = self.config, x.shape
         size = c.size_of_head(width)
         has_bias = c.use_bias if c.use_attention_bias is None else c.use_attention_bias
-        to_query = _Projection(c.num_heads * size, has_bias, c.query_init or c.kernel_init, name="query")
-        to_key, to_value = (_Projection(c.groups * size, has_bias, c.kernel_init, name=name) for name in ("key", "value"))
+        to_query = Projection(c.num_heads * size, has_bias, c.query_init or c.kernel_init, name="query")
+        to_key, to_value = (Projection(c.groups * size, has_bias, c.kernel_init, name=name) for name in ("key", "value"))
         if memory is None:
-            query, key, value = _projected(x, to_query, to_key, to_value)
+            query, key, value = projected(x, to_query, to_key, to_value)
         else:
-            (query,) = _projected(x, to_query)
-            key, value = memory if isinstance(memory, tuple) else _projected(memory, to_key, to_value)
+            (query,) = projected(x, to_query)
+            key, value = memory if isinstance(memory, tuple) else projected(memory, to_key, to_value)
         query = query.reshape(batch, length, c.num_heads, size)
         key, value = (part.reshape(batch, part.shape[1], c.groups, size) for part in (key, value))
         if c.rotary is not None and memory is None:
@@ -179,6 +89,11 @@ class Attention(linen.Module):
         out = Dense(width, use_bias=has_bias, kernel_init=c.out_init or c.kernel_init, name="out")
         return out(y.reshape(batch, length, -1)), (key, value)
 
+    @linen.nowrap
+    def empty_cache(self, *, width: int, **options: Any) -> KeyValueCache:
+        """What a stack with this attention keeps of a text, when it has read nothing; options as for `KeyValueCache.empty`."""
+        return KeyValueCache.empty(num_groups=self.config.groups, head_size=self.config.size_of_head(width), **options)
+
 
 class FeedForward(linen.Module):
     """The feed-forward part of a layer: W₂ act(x W₁) with the matrices `up` and `down`, or gated, W₂ (act(x W₁) · (x W₃)) with `gate`, `up`, `down`.
@@ -194,12 +109,12 @@ class FeedForward(linen.Module):
     def __call__(self, x: Float[Array, "B T D"], train: bool = False) -> Float[Array, "B T D"]:
         c, width = self.config, x.shape[-1]
         hidden = 4 * width if c.hidden is None else c.hidden
-        up = _Projection(hidden, c.use_bias, c.kernel_init, name="up")
+        up = Projection(hidden, c.use_bias, c.kernel_init, name="up")
         if c.is_gated:
-            gates, units = _projected(x, _Projection(hidden, c.use_bias, c.kernel_init, name="gate"), up)
+            gates, units = projected(x, Projection(hidden, c.use_bias, c.kernel_init, name="gate"), up)
             units = c.activation(gates) * units
         else:
-            units = c.activation(_projected(x, up)[0])
+            units = c.activation(projected(x, up)[0])
         units = linen.Dropout(c.hidden_dropout_rate, deterministic=not train)(units)
         return Dense(width, use_bias=c.use_bias, kernel_init=c.out_init or c.kernel_init, name="down")(units)
 
@@ -232,7 +147,7 @@ class TransformerLayer(linen.Module):
         """
         c, shared = self.config, dict(shared or {})
         memory_mask = shared.pop("memory_mask", None)
-        h, own = self._added("attention", Attention(c, name="attention"), h, train, past=past, **shared)
+        h, own = self._added("attention", (c.attention or Attention)(c, name="attention"), h, train, past=past, **shared)
         remembered = None
         if c.has_memory:
             h, remembered = self._added("memory", Attention(c, name="memory"), h, train, mask=memory_mask, memory=memory)
@@ -286,7 +201,7 @@ class Transformer(linen.Module):
         positions: Int[Array, "B T"] | None = None,
         memory: Float[Array, "B S M"] | None = None,
         memory_mask: Bool[Array, "B S"] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Any = None,
         train: bool = False,
     ) -> Any:
         """The stream after the last layer; with a cache a pair, the stream and the cache with these positions in it.
@@ -297,7 +212,7 @@ class Transformer(linen.Module):
           positions: None for 0 ... T - 1, with a cache for those that follow it.
           memory: what the layers attend to besides, an encoder's output; a cache remembers it, and later calls leave it out.
           memory_mask: True where the memory is no padding.
-          cache: from `KeyValueCache.empty`; only for causal stacks.
+          cache: from `KeyValueCache.empty`, or what else the attention keeps; only for causal stacks.
           train: whether to drop units, with the random stream `dropout`.
         Raises:
           ValueError: a mask beside a cache, a cache of a stack that is not causal or that has not enough room, a memory that is missing or not
@@ -308,7 +223,7 @@ class Transformer(linen.Module):
         if cache is not None:
             if mask is not None or not c.is_causal:
                 raise ValueError("Transformer: a cache goes with a causal stack and takes no mask: it knows what is padding (`KeyValueCache.empty`)")
-            if length > cache.size:
+            if cache.size is not None and length > cache.size:
                 raise ValueError(f"Transformer: the cache has room for {cache.size} positions, got {length}; make a larger one")
             positions = cache.positions(length) if positions is None else positions
             mask = cache.mask(length, window=c.window)
@@ -336,87 +251,13 @@ class Transformer(linen.Module):
             in_axes=(0, linen.broadcast if remembered is None else 0, linen.broadcast, linen.broadcast),
             unroll=self.num_layers if is_unrolled else 1,
         )(c, name="layers")
-        past = None if cache is None else (cache.key, cache.value, jnp.broadcast_to(cache.length, (self.num_layers,)))
-        h, ((key, value), seen) = stack(h, past, memory if remembered is None else remembered, shared, train)
+        past = None if cache is None else cache.layers
+        h, (own, seen) = stack(h, past, memory if remembered is None else remembered, shared, train)
         if c.norm_first:
             h = norm_layer(c.norm, c.epsilon, name="norm")(h)
         if cache is None:
             return h
-        return h, cache._replace(key=key, value=value, length=cache.length + length, memory=seen, memory_mask=memory_mask)
-
-
-def norm_layer(norm: str, epsilon: float, *, name: str | None = None) -> linen.Module:
-    """Layer norm ("layer", linen's `LayerNorm(use_fast_variance=False)`) or root mean square norm ("rms", linen's `RMSNorm`), over the last axis.
-
-    >>> norm_layer("rms", 1e-6).init_with_output(jax.random.key(0), jnp.full((1, 2), 3.0))[0].round(3).tolist()
-    [[1.0, 1.0]]
-    """
-    check_choice("norm_layer", "norm", norm, ("layer", "rms"))
-    return linen.RMSNorm(epsilon=epsilon, name=name) if norm == "rms" else _LayerNorm(epsilon, name=name)
-
-
-def both(mask: Bool[Array, "..."] | None, other: Bool[Array, "..."] | None) -> Bool[Array, "..."] | None:
-    """What two masks allow, None being one that allows everything.
-
-    >>> both(None, jnp.array([True])).tolist(), both(jnp.array([True, False]), jnp.array([[True, True]])).tolist()
-    ([True], [[True, False]])
-    """
-    if mask is None or other is None:
-        return other if mask is None else mask
-    return jnp.logical_and(*jnp.broadcast_arrays(mask, other))
-
-
-class _LayerNorm(linen.Module):
-    epsilon: float
-
-    @linen.compact
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        scale, bias = (self.param(name, init, x.shape[-1:], jnp.float32) for name, init in (("scale", _ONES), ("bias", _ZEROS)))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        rate = lax.rsqrt(_variance(wide) + self.epsilon)
-        y = (wide - wide.mean(-1, keepdims=True)) * rate * jnp.expand_dims(scale, range(x.ndim - 1)) + jnp.expand_dims(bias, range(x.ndim - 1))
-        return y.astype(jnp.result_type(x, scale, bias))
-
-
-@jax.custom_jvp
-def _variance(x: Float[Array, "*B D"]) -> Float[Array, "*B 1"]:
-    # The quick form E x² - (E x)² loses all digits where the mean is large, as in a deep stream.
-    return jnp.square(x - x.mean(-1, keepdims=True)).mean(-1, keepdims=True)
-
-
-@_variance.defjvp
-def _variance_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # The mean's own derivative adds nothing, and is left out: a training step of a small GPT takes some per cent less.
-    (x,), (dx,) = primals, tangents
-    centred = x - x.mean(-1, keepdims=True)
-    return jnp.square(centred).mean(-1, keepdims=True), 2 * (centred * dx).mean(-1, keepdims=True)
-
-
-_ONES, _ZEROS = linen.initializers.ones_init(), linen.initializers.zeros_init()
-
-
-class _Projection(linen.Module):
-    """The parameters of a `Dense` layer, so that several of the same input can be one product."""
-
-    features: int
-    use_bias: bool
-    kernel_init: Callable[..., Any]
-
-    @linen.compact
-    def __call__(self, size: int) -> tuple[Array, Array | None]:
-        kernel = self.param("kernel", self.kernel_init, (size, self.features), jnp.float32)
-        return kernel, self.param("bias", _ZEROS, (self.features,), jnp.float32) if self.use_bias else None
-
-
-def _projected(x: Float[Array, "*B D"], *projections: _Projection) -> list[Array]:
-    kernels, biases = zip(*(projection(x.shape[-1]) for projection in projections), strict=True)
-    kernel = kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, -1)
-    bias = None if biases[0] is None else jnp.concatenate(biases)
-    x, kernel, bias = promote_to_kernel(x, kernel, bias)
-    y = row_product(x, kernel)
-    y = y if bias is None else y + jnp.expand_dims(bias, range(y.ndim - 1))
-    ends = list(itertools.accumulate(projection.features for projection in projections))
-    return jnp.split(y, ends[:-1], -1)
+        return h, cache.after(own, length, memory=seen, memory_mask=memory_mask)
 
 
 def _policy(name: str) -> Any:

@@ -21,6 +21,7 @@ def shakespeare_gpt(
     width: int = 128,
     context: int = 64,
     dropout_rate: float = 0.0,
+    attention: str = "softmax",
     num_experts: int = 1,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
@@ -29,8 +30,9 @@ def shakespeare_gpt(
 ) -> Experiment:
     """A GPT over the 65 characters of tiny Shakespeare, scored in nats a character on the last tenth of the text.
 
-    The whole of the held-out text is read, in windows of `context` characters that do not overlap. With `num_experts` above 1 each layer is a Switch
-    layer, and `largest_load` says how many times its even share the busiest expert of all layers gets.
+    The whole of the held-out text is read, in windows of `context` characters that do not overlap. With `attention="linear"` the cost grows with the
+    context and not with its square. With `num_experts` above 1 each layer is a Switch layer, and `largest_load` says how many times its even share
+    the busiest expert of all layers gets.
     """
     from functools import partial
 
@@ -39,20 +41,24 @@ def shakespeare_gpt(
     import optax
 
     from dljax import data
-    from dljax.core import check_int, check_range
+    from dljax.core import check_choice, check_int, check_range
     from dljax.models.generation import generate
     from dljax.models.gpt import GPT, attention_maps
-    from dljax.nn import MixtureOfExperts
+    from dljax.nn import LinearAttention, MixtureOfExperts
     from dljax.objectives import cross_entropy
     from dljax.supervised import supervised
 
     check_range("shakespeare/gpt", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_range("shakespeare/gpt", "weight_decay", weight_decay, 0, open_high=True)
+    check_choice("shakespeare/gpt", "attention", attention, ("softmax", "linear"))
     check_int("shakespeare/gpt", "num_experts", num_experts, minimum=1)
     text = data.load("tinyshakespeare")
     vocabulary, held_out = text["vocabulary"], _windows_of(text["validation"]["tokens"], context)
-    experts = partial(MixtureOfExperts, num_experts=num_experts) if num_experts > 1 else None
-    model = GPT(len(vocabulary), context, num_layers, num_heads, width, dropout_rate, feed_forward=experts)
+    model = GPT(len(vocabulary), context, num_layers, num_heads, width, dropout_rate)
+    if attention == "linear":  # it has no weights to drop
+        model = model.clone(attention=LinearAttention, attention_dropout_rate=0.0)
+    if num_experts > 1:
+        model = model.clone(feed_forward=partial(MixtureOfExperts, num_experts=num_experts))
     warmup = min(100, steps // 10)
     shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1), end_value=0.1)
     optimizer = optax.chain(
@@ -97,7 +103,7 @@ def shakespeare_gpt(
         steps=steps,
         evaluation=held_out,
         batch_size=128,
-        measure=None if experts is None else measure,
+        measure=measure if num_experts > 1 else None,
         figures=figures,
         per_step=batch_size * context,
         unit="characters",

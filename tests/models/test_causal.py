@@ -12,8 +12,11 @@ import pytest
 
 from dljax.core.tree import named_leaves
 from dljax.models.generation import generate
+from dljax.models.gpt import GPT
+from dljax.models.llama import Llama
 from dljax.models.pretrained import FAMILIES, Config, _family, from_pretrained, to_safetensors
 from dljax.models.weights import export_weights, import_weights
+from dljax.nn.linear_attention_layer import LinearAttention
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCRIPT = runpy.run_path(str(GOLDEN / "make_causal.py"))
@@ -120,6 +123,12 @@ def test_8_2_weights_come_back_bit_for_bit(case, tmp_path):
 def test_what_a_config_has_and_dljax_has_not_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         _family(FAMILIES[fields["model_type"]]).from_config(Config(fields, "config.json"))
+
+
+@pytest.mark.parametrize("model", [GPT(11, attention=LinearAttention), Llama(11, attention=LinearAttention)])
+def test_an_attention_that_transformers_has_not_is_not_written(model, tmp_path):
+    with pytest.raises(ValueError, match="has softmax attention only, got attention=<class"):
+        to_safetensors(tmp_path, model, {})
 
 
 def test_the_older_fields_of_rotary_positions_are_read():

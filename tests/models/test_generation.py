@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 from dljax.core import precision
-from dljax.models.generation import generate, read_prompts
+from dljax.models.decoding import beam_search
+from dljax.models.generation import _window_step, empty_cache, generate, read_prompts
 from dljax.models.gpt import GPT
 from dljax.models.llama import Llama
+from dljax.nn.linear_attention_layer import LinearAttention
+from dljax.nn.relative_attention import RelativeAttention
 
 MODELS = {
     "gpt": GPT(11, 16, 2, 2, 8),
     "llama": Llama(11, 16, 2, 4, 8, num_groups=2, hidden=12, window=5, is_unrolled=False),
+    "linear gpt": GPT(11, 16, 2, 2, 8, attention=LinearAttention),
+    "linear llama": Llama(11, 16, 2, 4, 8, num_groups=2, hidden=12, is_unrolled=False, attention=LinearAttention),
 }
 PROMPT, LENGTHS = jax.random.randint(jax.random.key(5), (3, 6), 0, 11), (6, 1, 4)
 
@@ -47,6 +52,28 @@ def test_8_2_texts_with_a_cache_equal_those_without_whatever_the_padding(name, c
     found = jax.jit(functools.partial(generate, model, max_tokens=8))(variables, PROMPT, lengths=jnp.array(LENGTHS))
     for row, length in enumerate(LENGTHS):
         assert found.tokens[row].tolist() == by_hand(name, PROMPT[row, :length], 8, context)
+
+
+@pytest.mark.parametrize("name", ["linear gpt", pytest.param("linear llama", marks=pytest.mark.slow)])
+def test_8_4_texts_of_linear_attention_with_states_equal_those_without_greedy_and_by_beam_search(name):
+    model, variables, _ = small(name)
+    options = {"max_tokens": 8, "stop_tokens": (3,)}
+
+    @jax.jit
+    def run(variables, lengths):
+        first = jnp.zeros((3, 16), jnp.int32), jnp.zeros(3, jnp.int32)
+        anew = beam_search(_window_step(model), variables, first, PROMPT, lengths=lengths, **options)
+        return (
+            generate(model, variables, PROMPT, lengths=lengths, max_tokens=8),
+            generate(model, variables, PROMPT, lengths=lengths, method="beam_search", **options),
+            anew,
+        )
+
+    found, beams, anew = run(variables, jnp.array(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        assert found.tokens[row].tolist() == by_hand(name, PROMPT[row, :length], 8)
+    np.testing.assert_array_equal(beams.tokens, anew.tokens)
+    np.testing.assert_allclose(beams.scores, anew.scores, rtol=1e-4)
 
 
 def test_8_2_samples_come_as_often_as_the_softmax_says():
@@ -120,3 +147,8 @@ def test_what_cannot_be_continued_is_refused(changes, error, message):
     options = {"prompt": PROMPT, "max_tokens": 2, **changes}
     with pytest.raises(error, match=message):
         generate(model, variables, options.pop("prompt"), **options)
+
+
+def test_an_attention_that_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match="RelativeAttention has no method empty_cache"):
+        empty_cache(GPT(11, attention=RelativeAttention), 1, 4)

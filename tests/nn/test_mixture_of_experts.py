@@ -19,7 +19,8 @@ from dljax import core, data
 from dljax.engine import FitConfig, Parallel, by_path, fit, fsdp, make_mesh
 from dljax.models.gpt import GPT, SHARDING
 from dljax.nn.mixture_of_experts import EXPERT_SHARDING, MixtureOfExperts, balance_loss, route, router_z_loss
-from dljax.nn.transformer import FeedForward, TransformerConfig
+from dljax.nn.transformer import FeedForward
+from dljax.nn.transformer_config import TransformerConfig
 from dljax.objectives import cross_entropy
 from dljax.optim import hessian_free, natural_gradient
 from dljax.supervised import supervised

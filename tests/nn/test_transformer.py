@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from flax import linen
 
-from dljax.nn.key_value_cache import KeyValueCache
+from dljax.nn.linear_attention_layer import LinearAttention
+from dljax.nn.normalisation import norm_layer
 from dljax.nn.positions import Rotary
-from dljax.nn.transformer import Transformer, TransformerConfig, TransformerLayer, norm_layer
+from dljax.nn.transformer import Attention, Transformer, TransformerConfig, TransformerLayer
 
 SETTINGS = {
     "llama": TransformerConfig(4, num_groups=2, is_causal=True, is_gated=True, norm="rms", use_bias=False, rotary=Rotary(), activation=jax.nn.silu),
     "alibi, window": TransformerConfig(4, is_causal=True, has_alibi=True, window=3, hidden=10, norm_first=False),
     "one group, large heads": TransformerConfig(4, num_groups=1, head_size=6, is_causal=True, rotary=Rotary(size=4), scale=1.0),
+    "linear": TransformerConfig(4, num_groups=2, head_size=4, is_causal=True, rotary=Rotary(), attention=partial(LinearAttention, chunk=3)),
 }
 WIDTH, LAYERS, BATCH, LENGTH = 8, 2, 3, 7
 
@@ -39,8 +41,8 @@ def started(stack, *arguments, **options):
 
 
 def empty(config, size, start=None):
-    groups, head = config.groups, config.size_of_head(WIDTH)
-    return KeyValueCache.empty(num_layers=LAYERS, batch=BATCH, size=size, num_groups=groups, head_size=head, start=start, dtype=jnp.float64)
+    attention = (config.attention or Attention)(config)
+    return attention.empty_cache(width=WIDTH, num_layers=LAYERS, batch=BATCH, size=size, start=start, dtype=jnp.float64)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -96,6 +98,22 @@ def test_a_cache_remembers_the_memory():
     np.testing.assert_allclose(changed, whole, atol=1e-12)
 
 
+def test_8_4_layers_with_a_window_reach_as_far_as_their_number_times_what_lies_before_a_position_in_it():
+    window, layers, length = 3, 2, 8
+    stack, x = Transformer(TransformerConfig(2, is_causal=True, window=window), layers, is_unrolled=False), some(1, length, 4)
+    variables = started(stack, x)
+    slopes = jax.jit(jax.jacrev(lambda x: stack.apply(variables, x[None])[0]))(x[0])
+    distance = np.arange(length)[:, None] - np.arange(length)
+    np.testing.assert_array_equal(np.abs(slopes).max((1, 3)) > 0, (distance >= 0) & (distance <= layers * (window - 1)))
+
+
+def test_8_4_a_state_of_linear_attention_is_as_large_whatever_has_been_read():
+    one, other = (sum(leaf.nbytes for leaf in jax.tree.leaves(empty(SETTINGS["linear"], size))) for size in (10, 1_000_000))
+    assert one == other
+    softmax = [sum(leaf.nbytes for leaf in jax.tree.leaves(empty(SETTINGS["llama"], size))) for size in (10, 1000)]
+    assert softmax[1] > 90 * softmax[0]
+
+
 def test_shared_layers_are_one_layer_applied_again_and_again():
     config = TransformerConfig(2, norm_first=False)
     stack, x = Transformer(config, 3, is_shared=True), some(BATCH, LENGTH, WIDTH)
@@ -141,8 +159,9 @@ def test_8_3_layers_and_their_gradients_equal_torchs(norm_first, activation):
         np.testing.assert_allclose(grad, given.grad, rtol=1e-8, atol=1e-9)
 
 
-def test_padding_changes_nothing_of_what_is_real():
-    stack, x = Transformer(TransformerConfig(2, rotary=Rotary()), LAYERS), some(BATCH, LENGTH, WIDTH)
+@pytest.mark.parametrize("attention", [None, LinearAttention])
+def test_padding_changes_nothing_of_what_is_real(attention):
+    stack, x = Transformer(TransformerConfig(2, rotary=Rotary(), attention=attention), LAYERS), some(BATCH, LENGTH, WIDTH)
     variables, lengths = started(stack, x), [7, 3, 5]
     mask = jnp.arange(LENGTH)[None] < jnp.array(lengths)[:, None]
     apply = jax.jit(stack.apply)
@@ -163,6 +182,19 @@ def test_weights_are_sown_and_dropped_where_asked_for():
     np.testing.assert_allclose(y, stack.apply(variables, x), atol=1e-12)
     dropped = stack.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})
     assert jnp.abs(dropped - y).max() > 1e-3
+
+
+def test_weights_of_linear_attention_are_sown_where_asked_for_and_read_what_it_reads():
+    config = TransformerConfig(2, is_causal=True, attention=LinearAttention)
+    layer, x = LinearAttention(config), some(BATCH, LENGTH, WIDTH)
+    variables = started(layer, x)
+    (y, _), sown = layer.apply(variables, x, mutable=["intermediates"])
+    (weights,) = sown["intermediates"]["attention"]
+    np.testing.assert_array_equal(jnp.triu(weights, 1), 0)
+    value, out = (variables["params"][name] for name in ("value", "out"))
+    values = (x @ value["kernel"] + value["bias"][None, None]).reshape(BATCH, LENGTH, 2, -1)
+    read = jnp.einsum("bhts,bshf->bthf", weights, values).reshape(BATCH, LENGTH, WIDTH)
+    np.testing.assert_allclose(read @ out["kernel"] + out["bias"][None, None], y, atol=1e-12)
 
 
 def test_another_feed_forward_part_takes_its_place():
@@ -191,6 +223,7 @@ def test_another_feed_forward_part_takes_its_place():
         ({"norm": "batch"}, "norm must be one of 'layer', 'rms'"),
         ({"hidden": -1}, "hidden must be >= 1"),
         ({"epsilon": -1.0}, "epsilon must be in"),
+        ({"has_alibi": True, "attention": LinearAttention}, "has_alibi is a bias of softmax attention's scores"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -206,6 +239,11 @@ def test_options_out_of_range_are_refused(options, message):
         ({"has_memory": True}, {}, "has_memory=True, but a memory was not given"),
         ({}, {"cache": "empty"}, "a cache goes with a causal stack"),
         ({"is_causal": True}, {"cache": "small"}, "the cache has room for 2 positions, got 7"),
+        ({"is_causal": True, "window": 2, "attention": LinearAttention}, {}, "no softmax on which window could act, got 2"),
+        ({"scale": 0.5, "attention": LinearAttention}, {}, "no softmax on which scale could act, got 0.5"),
+        ({"attention_dropout_rate": 0.1, "attention": LinearAttention}, {}, r"no softmax on which attention_dropout_rate .* got 0.1; leave it out"),
+        ({"attention": LinearAttention}, {"bias": jnp.ones((1, 1, 7, 7))}, "no softmax on which bias could act, got an array"),
+        ({"attention": LinearAttention}, {"mask": jnp.ones((7, 7), bool)}, r"the same for all heads and queries, \[B, 1, 1, 7\], got \(7, 7\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(config, options, message):

@@ -22,11 +22,11 @@ from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
 from dljax.data.word_windows import word_windows
 
 __all__ = [
-    "ATOM_FEATURES", "BOND_FEATURES", "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info",
-    "LinkSplit", "Masked", "NeighbourLists", "Neighbourhood", "Spans", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words",
-    "check", "check_labels", "cooccurrences", "corrupt_spans", "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring",
-    "get", "grain_source", "graph_batch", "graph_batches", "info", "join_spans", "latent_vectors", "load", "load_tokeniser", "mask_tokens", "neighbour_lists",
-    "neighbourhoods", "open_arrays", "parallel_verses", "permuted_index", "random_walks", "repeat", "sample_neighbourhood", "sample_walks",
-    "second_order_probabilities", "segments", "shuffled", "smiles_to_graph", "split_links", "split_words", "stream_segments", "streams", "tf_idf",
-    "train_tokeniser", "where", "windows", "word_windows",
+    "ATOM_FEATURES", "BOND_FEATURES", "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info", "LinkSplit",
+    "Masked", "NeighbourLists", "Neighbourhood", "Spans", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words", "check",
+    "check_labels", "cooccurrences", "corrupt_spans", "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get",
+    "grain_source", "graph_batch", "graph_batches", "info", "join_spans", "latent_vectors", "load", "load_tokeniser", "mask_tokens",
+    "neighbour_lists", "neighbourhoods", "open_arrays", "parallel_verses", "permuted_index", "random_walks", "repeat", "sample_neighbourhood",
+    "sample_walks", "second_order_probabilities", "segments", "shuffled", "smiles_to_graph", "split_links", "split_words", "stream_segments",
+    "streams", "tf_idf", "train_tokeniser", "where", "windows", "word_windows",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ class WordTable(NamedTuple):
     Attributes:
       source, target: the words and their ids.
       tension: how strongly words at like places are drawn together.
+      has_null: whether words may stand for no word.
       keys: int64 [P], ascending, e V + f of each pair; e is the id of the source word plus 1, 0 for none (NULL), f that of the target word, of V.
       probabilities: float64 [P], t(f | e); they sum to 1 over the target words of each source word.
       log_likelihoods: float64 [iterations], nats, of all target words under the table that each iteration started from; they never fall.
@@ -26,6 +27,7 @@ class WordTable(NamedTuple):
     source: Vocabulary
     target: Vocabulary
     tension: float
+    has_null: bool
     keys: np.ndarray
     probabilities: np.ndarray
     log_likelihoods: np.ndarray
@@ -46,7 +48,7 @@ class WordTable(NamedTuple):
         f = np.array([self.target.ids.get(word, -1) for word in target], np.int64)
         known = (e[None] >= 0) & (f[:, None] >= 0)
         found = self._of(np.where(known, e[None] * len(self.target.words) + f[:, None], 0))
-        return known * found * _places(len(source), len(target), self.tension)
+        return known * found * _places(len(source), len(target), self.tension, self.has_null)
 
     def align(self, source: Words, target: Words) -> Links:
         """For each target word its likeliest source word, unless that is none: pairs of places."""
@@ -69,7 +71,7 @@ class WordTable(NamedTuple):
         return np.where(self.keys[place] == keys, self.probabilities[place], 0.0)
 
 
-def ibm_model_1(source: Sequence[Words], target: Sequence[Words], *, iterations: int = 5, tension: float = 0.0) -> WordTable:
+def ibm_model_1(source: Sequence[Words], target: Sequence[Words], *, iterations: int = 5, tension: float = 0.0, has_null: bool = True) -> WordTable:
     """How words are translated, learned from pairs of sentences by expectation maximisation.
 
       p(f | e) = Π_j Σ_i a(i | j) t(f_j | e_i),   i = 0 for no word
@@ -83,6 +85,7 @@ def ibm_model_1(source: Sequence[Words], target: Sequence[Words], *, iterations:
       source, target: N sentences and their translations, each a sequence of words; pairs with an empty side teach nothing.
       iterations: of EM, >= 1.
       tension: λ >= 0.
+      has_null: whether a target word may stand for no word, i = 0; without, a(i | j) = 1/S.
     Raises:
       ValueError: not as many targets as sources, no pair with words, an option out of range.
     Source: Brown et al. (1993), The mathematics of statistical machine translation, section 4.2; Dyer, Chahuneau & Smith (2013), A simple, fast, and
@@ -90,7 +93,7 @@ def ibm_model_1(source: Sequence[Words], target: Sequence[Words], *, iterations:
 
     >>> table = ibm_model_1([["the", "house"], ["the", "book"], ["a", "book"]], [["das", "Haus"], ["das", "Buch"], ["ein", "Buch"]], iterations=20)
     >>> round(table.probability("book", "Buch"), 2), sorted(table.align(["a", "house"], ["ein", "Haus"]))
-    (0.99, [(0, 0), (1, 1)])
+    (1.0, [(0, 0), (1, 1)])
     """
     check_int("ibm_model_1", "iterations", iterations, minimum=1)
     check_range("ibm_model_1", "tension", tension, 0)
@@ -103,7 +106,7 @@ def ibm_model_1(source: Sequence[Words], target: Sequence[Words], *, iterations:
     num = len(to_words.words)
     # Every target word of a sentence against every source word and none, one sentence behind the other.
     blocks = [(np.array([0, *(from_words.encode(e) + 1)], np.int64)[None] * num + to_words.encode(f)[:, None]) for e, f in pairs]
-    prior = np.concatenate([_places(block.shape[1] - 1, len(block), tension).ravel() for block in blocks])
+    prior = np.concatenate([_places(block.shape[1] - 1, len(block), tension, has_null).ravel() for block in blocks])
     widths = np.concatenate([np.full(len(block), block.shape[1]) for block in blocks])
     keys, pair = np.unique(np.concatenate([block.ravel() for block in blocks]), return_inverse=True)
     first, row = np.cumsum(widths) - widths, np.repeat(np.arange(len(widths)), widths)
@@ -115,8 +118,8 @@ def ibm_model_1(source: Sequence[Words], target: Sequence[Words], *, iterations:
         total = np.add.reduceat(joint, first)
         log_likelihoods[iteration] = np.log(total).sum()
         counts = np.bincount(pair, joint / total[row], len(keys))
-        probabilities = counts / np.bincount(owner, counts)[owner]
-    return WordTable(from_words, to_words, float(tension), keys, probabilities, log_likelihoods)
+        probabilities = counts / np.maximum(np.bincount(owner, counts), 1e-300)[owner]
+    return WordTable(from_words, to_words, float(tension), has_null, keys, probabilities, log_likelihoods)
 
 
 def symmetrised(forward: Iterable[tuple[int, int]], backward: Iterable[tuple[int, int]]) -> Links:
@@ -155,9 +158,9 @@ def symmetrised(forward: Iterable[tuple[int, int]], backward: Iterable[tuple[int
     return frozenset(links)
 
 
-def _places(num_source: int, num_target: int, tension: float) -> np.ndarray:
+def _places(num_source: int, num_target: int, tension: float, has_null: bool) -> np.ndarray:
     """a(i | j), [T, 1 + S], no word first."""
     apart = np.abs((np.arange(num_source) + 0.5) / max(num_source, 1) - (np.arange(num_target)[:, None] + 0.5) / max(num_target, 1))
     near = np.exp(-tension * apart)
-    none = np.full((num_target, 1), 1 / (num_source + 1))
-    return np.concatenate([none, near / near.sum(1, keepdims=True) * (num_source / (num_source + 1))], 1) if num_source else none
+    none = np.full((num_target, 1), has_null / (num_source + 1))
+    return np.concatenate([none, near / near.sum(1, keepdims=True) * (1 - none)], 1)

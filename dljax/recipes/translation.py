@@ -13,8 +13,8 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
     target=AtLeast(
         "chrf_gain",
         1.0,
-        source="one point of chrF above phrases learned from the same verses (Koehn et al., 2003), which the recipe measures on the same held-out ones; "
-        "chosen before either was scored",
+        source="one point of chrF above phrases learned from the same verses (Koehn et al., 2003), which the recipe measures on the same held-out "
+        "ones; chosen before either was scored",
     ),
     minutes=20,
     data="bible-es",
@@ -36,14 +36,14 @@ def bible_english_to_spanish(
     learning_rate: float = 2e-2,
     steps: int = 3000,
 ) -> Experiment:
-    """A small Transformer of encoder and decoder, from King James's English to the Spanish of Reina and Valera; scored on chapters that were held out.
+    """A small Transformer of encoder and decoder, from King James's English to Reina and Valera's Spanish; scored on chapters that were held out.
 
     Of the bible's chapters, counted through, those whose number leaves the remainder `held_out` by ten are held out whole; the options were chosen on
     the remainder 8. Both languages share one vocabulary of byte pairs, learned from the training verses. Training leaves out verses of more than
-    `longest` tokens, 2 % of them; the test does not. A step takes as many verses from each of some `groups` by length, so that little of it is padding.
+    `longest` tokens, 2 % of them; the test does not. A step takes as many verses from each of some `groups` by length: little of it is padding.
 
     `chrf` is that of beam search with `num_beams`, `chrf_greedy` that of the likeliest token at each place, `chrf_baseline` that of the phrase table
-    with a bigram language model (`dljax.models.phrase_table`), `chrf_gain` the first less the last. Matrices are trained by Muon; the embeddings
+    with a bigram language model (`dljax.models.phrases`), `chrf_gain` the first less the last. Matrices are trained by Muon; the embeddings
     start from latent semantics (`dljax.data.latent_vectors`), in which words are near their translations.
 
     A trained run writes what one likes:
@@ -58,7 +58,6 @@ def bible_english_to_spanish(
     from jax import tree_util
     from optax.contrib import MuonDimensionNumbers, muon
 
-    from dljax import data
     from dljax.core.checks import check_choice, check_int, check_range
     from dljax.models.encoder_decoder import EncoderDecoder
     from dljax.models.target_generation import generate_target
@@ -68,8 +67,11 @@ def bible_english_to_spanish(
     from dljax.supervised import supervised
 
     who = "bible/english-to-spanish"
-    for name, value, minimum in (("hidden", hidden, 1), ("longest", longest, 8), ("groups", groups, 1), ("num_beams", num_beams, 1), ("steps", steps, 1)):
-        check_int(who, name, value, minimum=minimum)
+    sizes = {"width": width, "hidden": hidden, "num_layers": num_layers, "num_heads": num_heads, "groups": groups, "num_beams": num_beams}
+    for name, value in {**sizes, "steps": steps}.items():
+        check_int(who, name, value, minimum=1)
+    check_int(who, "vocab_size", vocab_size, minimum=8)
+    check_int(who, "longest", longest, minimum=8)
     check_choice(who, "embeddings", embeddings, ("latent", "random"))
     check_int(who, "held_out", held_out, maximum=9)
     check_int(who, "batch_size", batch_size, minimum=groups)
@@ -235,7 +237,7 @@ def _vectors(vocab_size: int, width: int, held_out: int):
 @cache
 def _baseline(held_out: int) -> list[str]:
     """What the phrase table of the training verses makes of those that are held out."""
-    from dljax.models.phrase_table import phrase_table
+    from dljax.models.phrases import phrase_table
 
     english, spanish, is_test = _verses(held_out)
     words = [[_WORD.findall(verse) for verse in side] for side in (english, spanish)]

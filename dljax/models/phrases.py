@@ -65,9 +65,8 @@ class PhraseTable(NamedTuple):
             kept = sorted(beams[start].items(), key=lambda item: -item[1][0])[:num_beams]
             for end in range(start + 1, min(start + self.max_length, len(words)) + 1):
                 source = tuple(words[start:end])
-                options = self.phrases.get(source, ())
-                if not options and end == start + 1:
-                    options = ((source, weights.length + UNKNOWN),)
+                unknown = [(source, weights.length + UNKNOWN)] if end == start + 1 else []
+                options = self.phrases.get(source, unknown)
                 for target, score in options:
                     inside = score + weights.language * sum(map(language.log_prob, target, target[1:]))
                     there, last, first = beams[end], target[-1], target[0]
@@ -138,13 +137,14 @@ def phrase_table(
     sizes = np.array([len(words) for words in phrases[0]])[pairs[:, 0]]
     for size, length in sorted(set(zip(sizes.tolist(), lengths.tolist(), strict=True))):
         rows = np.flatnonzero((sizes == size) & (lengths == length))
-        e, f = (np.array([side[row] for row in column.tolist()]) for side, column in zip(phrases, pairs[rows].T, strict=True))
-        lexical[rows] = forward.log_prob(e, f) + backward.log_prob(f, e)
+        ours, theirs = (np.array([side[row] for row in column.tolist()]) for side, column in zip(phrases, pairs[rows].T, strict=True))
+        lexical[rows] = forward.log_prob(ours, theirs) + backward.log_prob(theirs, ours)
     scores = weights.phrases * (forth + back)[kept] + weights.words * lexical + weights.length * lengths
-    names = [tuple(vocabulary.words[number] for number in words) for vocabulary, side in zip((forward.source, forward.target), phrases, strict=True) for words in side]
+    vocabularies = forward.source.words, forward.target.words
+    names = [[tuple(words[number] for number in phrase) for phrase in side] for words, side in zip(vocabularies, phrases, strict=True)]
     table: dict[Phrase, list[tuple[Phrase, float]]] = {}
     for row in _best(pairs[:, 0], scores, num_translations).tolist():
-        table.setdefault(names[pairs[row, 0]], []).append((names[len(phrases[0]) + pairs[row, 1]], float(scores[row])))
+        table.setdefault(names[0][pairs[row, 0]], []).append((names[1][pairs[row, 1]], float(scores[row])))
     return PhraseTable(table, Bigrams.of(target), weights, max_length)
 
 

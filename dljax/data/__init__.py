@@ -4,6 +4,7 @@ from dljax.data.catalogue import CATALOGUE, FileStatus, Info, available, check, 
 from dljax.data.entry import Entry, File
 from dljax.data.graph_batches import graph_batch, graph_batches
 from dljax.data.host import GrainSource, grain_source, open_arrays
+from dljax.data.latent_semantics import latent_vectors
 from dljax.data.links import LinkSplit, split_links
 from dljax.data.masking import Masked, mask_tokens
 from dljax.data.memory_tasks import adding_problem
@@ -21,11 +22,11 @@ from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
 from dljax.data.word_windows import word_windows
 
 __all__ = [
-    "ATOM_FEATURES", "BOND_FEATURES", "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info",
-    "LinkSplit", "Masked", "NeighbourLists", "Neighbourhood", "Spans", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words",
-    "check", "check_labels", "cooccurrences", "corrupt_spans", "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring",
-    "get", "grain_source", "graph_batch", "graph_batches", "info", "join_spans", "load", "load_tokeniser", "mask_tokens", "neighbour_lists",
-    "neighbourhoods", "open_arrays", "parallel_verses", "permuted_index", "random_walks", "repeat", "sample_neighbourhood", "sample_walks",
-    "second_order_probabilities", "segments", "shuffled", "smiles_to_graph", "split_links", "split_words", "stream_segments", "streams", "tf_idf",
-    "train_tokeniser", "where", "windows", "word_windows",
+    "ATOM_FEATURES", "BOND_FEATURES", "CATALOGUE", "Encoded", "Entry", "File", "FileStatus", "GaussianMixture", "GrainSource", "Info", "LinkSplit",
+    "Masked", "NeighbourLists", "Neighbourhood", "Spans", "Tokeniser", "Vocabulary", "adding_problem", "available", "bag_of_words", "check",
+    "check_labels", "cooccurrences", "corrupt_spans", "decode_text", "eight_gaussians", "encode_text", "from_sampler", "gaussian_ring", "get",
+    "grain_source", "graph_batch", "graph_batches", "info", "join_spans", "latent_vectors", "load", "load_tokeniser", "mask_tokens",
+    "neighbour_lists", "neighbourhoods", "open_arrays", "parallel_verses", "permuted_index", "random_walks", "repeat", "sample_neighbourhood",
+    "sample_walks", "second_order_probabilities", "segments", "shuffled", "smiles_to_graph", "split_links", "split_words", "stream_segments",
+    "streams", "tf_idf", "train_tokeniser", "where", "windows", "word_windows",
 ]  # fmt: skip

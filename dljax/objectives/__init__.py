@@ -21,9 +21,10 @@ from dljax.objectives.margins import hinge_loss, logistic_loss, multiclass_hinge
 from dljax.objectives.metrics import accuracy, area_under_roc, average_precision, top_k
 from dljax.objectives.penalties import elastic_net, group_lasso, l1, l2, max_norm, nuclear, orthogonal
 from dljax.objectives.sequence import ctc_loss, edit_distance
+from dljax.objectives.translation import chrf
 
 __all__ = [
-    "AdversarialLoss", "absolute_error", "accuracy", "area_under_roc", "average_precision", "contrastive_loss", "cosine_distance",
+    "AdversarialLoss", "absolute_error", "accuracy", "area_under_roc", "average_precision", "chrf", "contrastive_loss", "cosine_distance",
     "cross_entropy", "ctc_loss", "edit_distance", "elastic_net", "focal_loss", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge",
     "hinge_loss", "huber_loss", "info_nce", "js_divergence", "kl_divergence", "l1", "l2", "least_squares", "log_cosh", "logistic_loss",
     "max_norm", "minimax", "mode_coverage", "multiclass_hinge_loss", "non_saturating", "nt_xent", "nuclear", "orthogonal", "quantile_loss", "r1",

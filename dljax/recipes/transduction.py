@@ -189,7 +189,7 @@ def cmudict_seq2seq(
 
     def spell(params, key, beams, source, lengths):
         write = jax.jit(translator(model, max_tokens=most, num_beams=beams))
-        found = [write(key, params, *part) for part in _blocks((source, lengths), 512)]
+        found = [write(key, params, *part) for part in blocks((source, lengths), 512)]
         tokens, num = (np.concatenate([np.asarray(getattr(part, name)[:, 0]) for part in found])[: len(source)] for name in ("tokens", "lengths"))
         # The stop is no phoneme.
         is_stopped = tokens[np.arange(len(tokens)), num - 1] == 1
@@ -244,7 +244,7 @@ def cmudict_seq2seq(
     )
 
 
-def _blocks(arrays, size):
+def blocks(arrays, size):
     """Rows in blocks of one size, so that one program does for all; the last block is filled up with copies of the last row."""
     import numpy as np
 
@@ -254,18 +254,21 @@ def _blocks(arrays, size):
         yield tuple(array[rows] for array in arrays)
 
 
-def _alignment(model, params, x, read, written, caption):
-    """The weights of the attention as a picture with its tokens."""
-    import numpy as np
-
+def picture(weights, read, written, caption):
+    """The weights of an attention [T, S] as a picture with its tokens."""
     from dljax import report
-
-    weights = np.asarray(model.apply(params, x, method="align")[1])[0, : len(written), : len(read)]
 
     def draw(axes):
         axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(read)), read)
+        axes.set_xticks(range(len(read)), read, rotation=90 if max(map(len, read)) > 3 else 0)
         axes.set_yticks(range(len(written)), written)
         axes.set(xlabel="read", ylabel="written")
 
     return report.plot(draw, caption)
+
+
+def _alignment(model, params, x, read, written, caption):
+    import numpy as np
+
+    weights = np.asarray(model.apply(params, x, method="align")[1])[0, : len(written), : len(read)]
+    return picture(weights, read, written, caption)

@@ -6,7 +6,7 @@ from dljax.core.experiment import AtMost, Experiment, recipe
 @recipe(
     "shakespeare/gpt",
     chapter=8,
-    rows=("8.2",),
+    rows=("8.2", "8.4"),
     target=AtMost(
         "nats_per_char",
         1.85,

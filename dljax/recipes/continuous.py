@@ -13,7 +13,7 @@ from dljax.core.experiment import AtLeast, Experiment, recipe
         source="the table of submitted results in the data set's README: 0.916 by TensorFlow's tutorial network; Chen et al. (2018) report "
         "handwritten digits only, where an ODENet has the error of a ResNet",
     ),
-    minutes=15,
+    minutes=35,
     data="fashion-mnist",
 )
 def fashion_mnist_odenet(
@@ -24,11 +24,11 @@ def fashion_mnist_odenet(
     adjoint: str = "continuous",
     learning_rate: float = 4e-3,
     batch_size: int = 128,
-    steps: int = 3500,
+    steps: int = 8000,
 ) -> Experiment:
     """An ODENet on 60,000 pictures of clothes, whose depth the solver chooses, scored on the 10,000 of the test set.
 
-    The number of steps is 7.5 epochs of the default batch size; nothing is chosen by the test set while training.
+    The number of steps is 17 epochs of the default batch size; nothing is chosen by the test set while training. After 7.5 epochs it had 0.894.
     """
     import jax
     import jax.numpy as jnp

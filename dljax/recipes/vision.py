@@ -183,12 +183,10 @@ def fashion_mnist_densenet(
 
 def _of_clothes(name, model, flip, shift, learning_rate, weight_decay, batch_size, steps):
     """The experiment of a network with batch norm: momentum, one cycle of the learning rate, pictures mirrored and shifted."""
-    import jax
     import optax
 
     from dljax import data
     from dljax.core import check_range
-    from dljax.data.augmentation import random_flip, random_shift
     from dljax.objectives import accuracy, cross_entropy
     from dljax.supervised import supervised
 
@@ -196,20 +194,28 @@ def _of_clothes(name, model, flip, shift, learning_rate, weight_decay, batch_siz
     check_range(name, "weight_decay", weight_decay, 0, open_high=True)
     clothes = data.load("fashion-mnist")
     shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
-
-    def augment(key, batch):
-        flip_key, shift_key = jax.random.split(key)
-        return batch | {"x": random_shift(shift_key, random_flip(flip_key, batch["x"], horizontal=flip), pixels=shift)}
-
     sgd = optax.sgd(lambda step: learning_rate * shape(step), momentum=0.9, nesterov=True)
     learner = supervised(
         model,
         cross_entropy,
         optax.chain(optax.add_decayed_weights(weight_decay), sgd),
         metrics={"accuracy": accuracy},
-        augment=augment,
+        augment=_moved(flip, shift),
     )
     return _on_clothes(learner, clothes, batch_size, steps, _predictions(learner, clothes["test"], _CLOTHES))
+
+
+def _moved(flip, shift):
+    """A change of training batches: pictures mirrored and shifted at random."""
+    import jax
+
+    from dljax.data.augmentation import random_flip, random_shift
+
+    def augment(key, batch):
+        flip_key, shift_key = jax.random.split(key)
+        return batch | {"x": random_shift(shift_key, random_flip(flip_key, batch["x"], horizontal=flip), pixels=shift)}
+
+    return augment
 
 
 @recipe(
@@ -232,15 +238,17 @@ def fashion_mnist_vit(
     num_heads: int = 4,
     pool: Literal["class", "mean"] = "mean",
     dropout_rate: float = 0.0,
+    flip: float = 0.5,
+    shift: int = 1,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.05,
     batch_size: int = 128,
-    steps: int = 4000,
+    steps: int = 6500,
 ) -> Experiment:
-    """A Transformer over the 49 patches of each picture of clothes, scored on the 10,000 of the test set.
+    """A Transformer over the 49 patches of each picture of clothes, mirrored and shifted at random, scored on the 10,000 of the test set.
 
-    It has no convolution but the one that cuts the patches: what is near what it has to learn. The number of steps is 8.5 epochs of the default batch
-    size; nothing is chosen by the test set while training.
+    It has no convolution but the one that cuts the patches: what is near what it has to learn. The number of steps is 14 epochs of the default batch
+    size; nothing is chosen by the test set while training. Neither mirrored nor shifted, after 8.5 epochs it had 0.879.
     """
     import optax
 
@@ -270,6 +278,7 @@ def fashion_mnist_vit(
         cross_entropy,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lambda step: learning_rate * shape(step), weight_decay=weight_decay)),
         metrics={"accuracy": accuracy},
+        augment=_moved(flip, shift),
     )
     return _on_clothes(learner, clothes, batch_size, steps, _predictions(learner, clothes["test"], _CLOTHES))
 

@@ -95,7 +95,7 @@ def hyperboloid_log(x: Float[Array, "*N E"], y: Float[Array, "*N E"], *, curvatu
     Source: Nagano et al. (2019), eq. 6.
 
     >>> origin, y = jnp.array([1.0, 0.0]), hyperboloid_point(jnp.sinh(jnp.array([2.0])))
-    >>> hyperboloid_log(origin, y).round(4).tolist()
+    >>> [round(float(value), 4) for value in hyperboloid_log(origin, y)]
     [0.0, 2.0]
     """
     radius = _radius("hyperboloid_log", curvature)
@@ -138,8 +138,8 @@ def hyperboloid_to_ball(x: Float[Array, "*N E"], *, curvature: Numeric = -1.0) -
       ValueError: a concrete `curvature` >= 0.
     Source: Nickel and Kiela (2018), eq. 11.
 
-    >>> hyperboloid_to_ball(jnp.array([1.25, 0.75])).round(4).tolist()
-    [0.3333...]
+    >>> round(float(hyperboloid_to_ball(jnp.array([1.25, 0.75]))[0]), 4)
+    0.3333
     """
     radius = _radius("hyperboloid_to_ball", curvature)
     return radius * x[..., 1:] / (radius + x[..., :1])
@@ -155,7 +155,7 @@ def ball_to_hyperboloid(p: Float[Array, "*N n"], *, curvature: Numeric = -1.0) -
     Raises:
       ValueError: a concrete `curvature` >= 0.
 
-    >>> ball_to_hyperboloid(jnp.array([1 / 3])).round(4).tolist()
+    >>> [round(float(value), 4) for value in ball_to_hyperboloid(jnp.array([1 / 3]))]
     [1.25, 0.75]
     """
     square = jnp.square(p / _radius("ball_to_hyperboloid", curvature)).sum(-1, keepdims=True)
@@ -193,8 +193,8 @@ def mobius_add(p: Float[Array, "*N n"], q: Float[Array, "*N n"], *, curvature: N
       ValueError: a concrete `curvature` >= 0.
     Source: Ganea, Bécigneul and Hofmann (2018), Hyperbolic Neural Networks, eq. 4.
 
-    >>> mobius_add(jnp.array([0.5]), jnp.array([0.5])).round(4).tolist()  # tanh(2 arctanh 0.5)
-    [0.8...]
+    >>> round(float(mobius_add(jnp.array([0.5]), jnp.array([0.5]))[0]), 4)  # tanh(2 arctanh 0.5)
+    0.8
     """
     c = 1 / jnp.square(_radius("mobius_add", curvature))
     inner, p_square, q_square = ((a * b).sum(-1, keepdims=True) for a, b in ((p, q), (p, p), (q, q)))
@@ -273,7 +273,7 @@ def origin_log(x: Float[Array, "*N E"], *, curvature: Numeric = -1.0) -> Float[A
     Raises:
       ValueError: a concrete `curvature` >= 0.
 
-    >>> origin_log(origin_exp(jnp.array([3.0, 4.0]))).round(3).tolist()
+    >>> [round(float(value), 3) for value in origin_log(origin_exp(jnp.array([3.0, 4.0])))]
     [3.0, 4.0]
     """
     space = x[..., 1:]
@@ -284,8 +284,8 @@ def origin_log(x: Float[Array, "*N E"], *, curvature: Numeric = -1.0) -> Float[A
 def log_sinhc(r: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """log(sinh(r)/r) for r >= 0, without overflow and with the right gradient at 0.
 
-    >>> log_sinhc(jnp.array([0.0, 1000.0])).round(2).tolist()
-    [0.0, 992.4...]
+    >>> [round(float(value), 1) for value in log_sinhc(jnp.array([0.0, 1000.0]))]
+    [0.0, 992.4]
     """
     is_small = r < 0.05
     safe = jnp.where(is_small, 1, r)

@@ -90,8 +90,8 @@ def divergence(manifold: Manifold, field: Callable[[Point], Point], x: Point) ->
       field: v, from a point to D numbers.
 
     >>> up = lambda x: jnp.array([0.0, 0.0, 1.0])  # the gradient of the height, whose Laplacian on S² is -2 z
-    >>> divergence(sphere(3), up, jnp.array([0.0, 0.6, 0.8]))[1].round(4).tolist()
-    -1.6...
+    >>> round(float(divergence(sphere(3), up, jnp.array([0.0, 0.6, 0.8]))[1]), 4)
+    -1.6
     """
 
     def extended(x: Point) -> Point:
@@ -176,8 +176,8 @@ def moser_flow(
       config: of the solver, for samples only.
     Returns:
       A learner on batches `{"x": [B, D]}` with metrics `nll` [] (nats per example, of μ₊) and `negative_mass` [] (∫ μ₋); `nll` in evaluation.
-      Its functions are `log_prob(key, params, x [B, D]) -> [B]`, `density(key, params, x) -> [B]` (μ itself), `sample(key, params, num) -> [num, D]` and
-      `negative_mass(key, params, num) -> []`.
+      Its functions are `log_prob(key, params, x [B, D]) -> [B]`, `density(key, params, x) -> [B]` (μ itself),
+      `sample(key, params, num) -> [num, D]` and `negative_mass(key, params, num) -> []`.
     Raises:
       ValueError: an option out of its range; when the first batch comes: points of another size, a field of another shape.
     Source: Rozen, Grover, Nickel and Lipman (2021), Moser Flow: Divergence-based Generative Modeling on Manifolds, eq. 4, 8-11 and 14.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, Float
@@ -32,7 +33,7 @@ def circle_spline(raw: Float[Array, "*N P"], angle: Float[Array, "*N"]) -> Scala
 
     >>> angle, log_slope = circle_spline(jnp.zeros(7), jnp.array(1.0))
     >>> round(float(angle), 4), round(float(log_slope), 4)
-    (1.0, 0.0)
+    (1.0, -0.0)
     """
     angle, log_slope = _spline(raw, jnp.pi, "circular").forward_and_log_det(wrap_angle(angle))
     return wrap_angle(angle + raw[..., -1]), log_slope
@@ -66,7 +67,7 @@ def torus_spline_coupling(*, num_bins: int = 8, hidden: Sequence[int] = (64, 64)
 
     >>> layer = torus_spline_coupling(num_bins=4, hidden=(8,))
     >>> params = layer.init(jax.random.key(0), jnp.zeros((1, 3)))
-    >>> layer.inverse(params, jnp.array([1.0, 2.0, 3.0]))[0].round(4).tolist()
+    >>> [round(float(angle), 4) for angle in layer.inverse(params, jnp.array([1.0, 2.0, 3.0]))[0]]
     [3.0, 2.0, 1.0]
     """
     check_int("torus_spline_coupling", "num_bins", num_bins, minimum=2)
@@ -114,8 +115,8 @@ def sphere_spline_coupling(*, num_bins: int = 8, hidden: Sequence[int] = (64, 64
     >>> layer = sphere_spline_coupling(num_bins=4, hidden=(8,))
     >>> params = layer.init(jax.random.key(0), jnp.array([[0.6, 0.0, 0.8]]))
     >>> z, log_det = layer.inverse(params, jnp.array([0.6, 0.0, 0.8]))  # the identity, turned
-    >>> z.round(4).tolist(), round(float(log_det), 4)
-    ([0.0, 0.8..., 0.6...], 0.0)
+    >>> bool(jnp.allclose(z, jnp.array([0.0, 0.8, 0.6]), atol=1e-6)), abs(float(log_det)) < 1e-6
+    (True, True)
     """
     check_int("sphere_spline_coupling", "num_bins", num_bins, minimum=2)
     _check_hidden("sphere_spline_coupling", hidden)

@@ -1,7 +1,5 @@
 """The power spherical distribution: a von Mises-Fisher-like one on the sphere that is sampled without rejection (De Cao and Aziz, 2020)."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
@@ -35,7 +33,7 @@ def power_spherical(mean: Float[ArrayLike, " D"], concentration: Float[ArrayLike
     >>> around_north = power_spherical(jnp.array([0.0, 0.0, 1.0]), 1.0)
     >>> around_north.sample(jax.random.key(0), 5).shape
     (5, 3)
-    >>> round(float(jnp.exp(around_north.log_prob(jnp.array([0.0, 0.0, 1.0])))) * 2 * math.pi, 4)  # (1 + z) / 4π
+    >>> round(float(jnp.exp(around_north.log_prob(jnp.array([0.0, 0.0, 1.0])))) * 2 * jnp.pi, 4)  # (1 + z) / 4π
     1.0
     """
     mean = check_direction("power_spherical", mean)
@@ -92,7 +90,7 @@ def power_spherical_kl_uniform(concentration: Float[ArrayLike, "*N"], *, size: i
       ValueError: `size` < 2; a concrete `concentration` < 0.
     Source: De Cao and Aziz (2020), eq. 15-16.
 
-    >>> float(power_spherical_kl_uniform(0.0, size=4))
+    >>> abs(float(power_spherical_kl_uniform(0.0, size=4)))
     0.0
     """
     concentration = _checked("power_spherical_kl_uniform", concentration, size)

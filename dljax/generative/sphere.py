@@ -47,8 +47,8 @@ def uniform_sphere(size: int) -> Distribution:
 def unit(x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
     """x/|x|, the nearest point of the sphere; zero, which has none, stays zero with a finite gradient.
 
-    >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(4).tolist()
-    [[0.6..., 0.8...], [0.0, 0.0]]
+    >>> unit(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
     """
     largest = jnp.abs(x).max(-1, keepdims=True)
     is_zero = largest == 0

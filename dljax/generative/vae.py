@@ -37,19 +37,21 @@ def vae(
       p(x|z) = Π_i Bernoulli(x_i; sigmoid(decoder(z)_i));   by default p(z) = N(0, I),   q(z|x) = N(μ, diag σ²),   (μ, log σ) = encoder(x)
 
     Args:
-      encoder: examples [B, ...] to [B, R], by default R = 2 Z, μ and then log σ; whatever `dljax.nn.as_model` takes. Dropout is welcome, running statistics not.
+      encoder: examples [B, ...] to [B, R], by default R = 2 Z, μ and then log σ; whatever `dljax.nn.as_model` takes. Dropout is welcome, running
+        statistics not.
       decoder: latents [B, Z] to logits [B, ...]; likewise.
       optimizer: of the mean of -E_q log p(x|z) + β KL.
-      latent_size: Z >= 1, for `latent=normal_latent(Z)`.
-      latent: the space of codes, its prior p(z) and posteriors q(z|x): `von_mises_fisher_latent(3)`, `hyperbolic_latent(2)` ...
+      latent_size: Z >= 1, short for `latent=normal_latent(Z)`.
+      latent: the space of codes, with its prior p(z) and its posteriors q(z|x): `von_mises_fisher_latent(3)`, `hyperbolic_latent(2)` ...
       beta: β >= 0, 1 for the ELBO itself (Higgins et al., 2017); may be traced.
     Returns:
       A learner on batches `{"x": [B, ...]}` with values in [0, 1]. Metrics of steps and of evaluation are `negative_elbo` and its parts
-      `reconstruction` and `kl`, nats per example. Its functions are `encode(key, params, x) -> latent.parameters`, μ [B, Z] and log σ [B, Z] by default,
-      `decode(key, params, z) -> probabilities [B, ...]`, `sample(key, params, num) -> probabilities [num, ...]` and
+      `reconstruction` and `kl`, nats per example. Its functions are `encode(key, params, x) -> latent.parameters` (by default μ [B, Z] and
+      log σ [B, Z]), `decode(key, params, z) -> probabilities [B, ...]`, `sample(key, params, num) -> probabilities [num, ...]` and
       `log_evidence(key, params, x, num) -> [B]`, the bound of `num` importance samples: the ELBO for one, log p(x) for many.
     Raises:
-      ValueError: an option out of its range; both or neither of `latent_size` and `latent`; when the first batch comes: outputs of another shape, a model with running statistics.
+      ValueError: an option out of its range; both or neither of `latent_size` and `latent`; when the first batch comes: outputs of another shape, a
+        model with running statistics.
     Source: Kingma and Welling (2014), Auto-Encoding Variational Bayes, eq. 10; Burda, Grosse and Salakhutdinov (2016), IWAE, eq. 8.
 
     >>> from flax import linen

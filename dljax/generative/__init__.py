@@ -41,11 +41,12 @@ from dljax.generative.von_mises_fisher_mixture import fitted_concentration, von_
 
 __all__ = [
     "BesselTerms", "Bijector", "Distribution", "Latent", "Manifold", "act_norm", "around", "ball_log_volume", "ball_to_hyperboloid", "bessel_terms",
-    "chain", "circle_spline", "continuous_flow", "divergence", "fitted_concentration", "flow", "gan", "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal",
-    "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball", "hyperboloid_transport", "inverse_circle_spline",
-    "log_bessel", "log_sphere_area", "lorentz_product", "mean_resultant_length", "mobius_add", "moser_flow", "normal_latent", "origin_exp",
-    "origin_log", "power_spherical", "power_spherical_kl_uniform", "power_spherical_kl_von_mises_fisher", "power_spherical_latent",
-    "power_spherical_mean_resultant_length", "repeat", "sphere", "sphere_spline_coupling", "spline_coupling", "standard_normal",
-    "standard_normal_kl", "torus", "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit", "vae", "von_mises", "von_mises_fisher",
-    "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent", "von_mises_fisher_mixture", "wrap_angle", "wrapped_normal",
+    "chain", "circle_spline", "continuous_flow", "divergence", "fitted_concentration", "flow", "gan", "hyperbolic_distance", "hyperbolic_latent",
+    "hyperbolic_normal", "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball", "hyperboloid_transport",
+    "inverse_circle_spline", "log_bessel", "log_sphere_area", "lorentz_product", "mean_resultant_length", "mobius_add", "moser_flow",
+    "normal_latent", "origin_exp", "origin_log", "power_spherical", "power_spherical_kl_uniform", "power_spherical_kl_von_mises_fisher",
+    "power_spherical_latent", "power_spherical_mean_resultant_length", "repeat", "sphere", "sphere_spline_coupling", "spline_coupling",
+    "standard_normal", "standard_normal_kl", "torus", "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit", "vae", "von_mises",
+    "von_mises_fisher", "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent", "von_mises_fisher_mixture",
+    "wrap_angle", "wrapped_normal",
 ]  # fmt: skip

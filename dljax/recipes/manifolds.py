@@ -54,8 +54,7 @@ def sphere_vae(
         points = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
         return points, jax.random.bernoulli(ink_key, jax.nn.sigmoid(logits(points))).astype(jnp.float32)
 
-    experiment = _autoencoder("sphere/vae", latent, latent_size, width, learning_rate, batch_size, steps, draw, logits(nodes), log_weights)
-    return experiment
+    return _autoencoder("sphere/vae", latent, latent_size, width, learning_rate, batch_size, steps, draw, logits(nodes), log_weights)
 
 
 _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
@@ -92,6 +91,8 @@ def tree_vae(
 
     Source: Nagano et al. (2019), A Wrapped Normal Distribution on Hyperbolic Space, section 5.1.
     """
+    import dataclasses
+
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -144,8 +145,6 @@ def tree_vae(
             axes.set_aspect("equal")
 
         return {"codes": report.plot(draw_tree, "The codes of all nodes without noise, joined as in the tree; hyperbolic ones in the Poincaré ball")}
-
-    import dataclasses
 
     return dataclasses.replace(experiment, measure=measure, figures=figures)
 

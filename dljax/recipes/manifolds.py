@@ -27,7 +27,7 @@ def sphere_vae(
 
     Only the space of codes is in question: `latent` is "von-mises-fisher", "power-spherical" or "normal", each of `latent_size` numbers. The
     evidence of a picture is known by quadrature over the sphere; `elbo_gap` and `bound_of_500_gap` say how many nats per picture the two bounds
-    lie below it, on 2,000 pictures that training has not seen. The sphere is known to be the right space here; that is what is claimed.
+    lie below it, on 2,000 pictures that training has not seen (250 for the second). The sphere is known to be the right space here; that is what is claimed.
     """
     import jax
     import jax.numpy as jnp
@@ -86,7 +86,7 @@ def tree_vae(
 
     The Hamming distance of two nodes without noise is their distance in the tree. `latent` is "hyperbolic", "normal", "von-mises-fisher" or
     "power-spherical"; `latent_size` counts the dimensions of a hyperbolic or flat space. The evidence is known by enumeration: `elbo_gap` and
-    `bound_of_500_gap` are how many nats per example the two bounds lie below it, on 2,000 examples that training has not seen, and
+    `bound_of_500_gap` are how many nats per example the two bounds lie below it, on 2,000 examples that training has not seen (250), and
     `distance_correlation` is that of all nodes' distances in the tree and in the space of codes. The tree is made, as in the paper.
 
     Source: Nagano et al. (2019), A Wrapped Normal Distribution on Hyperbolic Space, section 5.1.
@@ -181,12 +181,12 @@ def _autoencoder(who, latent, latent_size, width, learning_rate, batch_size, ste
         return jax.nn.logsumexp(x @ true_logits.T - jax.nn.softplus(true_logits).sum(1)[None] + log_weights[None], axis=1)
 
     def measure(params, key):
-        exact = evidence(held_out).mean()
         bound = jax.jit(learner.functions["log_evidence"], static_argnums=3)
         one_key, many_key = jax.random.split(key)
         # The mean of single-sample bounds is the ELBO.
-        elbo = jnp.mean(jnp.stack([bound(key, params, held_out, 1).mean() for key in jax.random.split(one_key, 20)]))
-        return {"elbo_gap": float(exact - elbo), "bound_of_500_gap": float(exact - bound(many_key, params, held_out, 500).mean())}
+        copies, few = jnp.tile(held_out, (8, 1)), held_out[:250]
+        elbo_gap = evidence(copies) - bound(one_key, params, copies, 1)
+        return {"elbo_gap": float(elbo_gap.mean()), "bound_of_500_gap": float((evidence(few) - bound(many_key, params, few, 500)).mean())}
 
     return Experiment(
         learner,

@@ -82,7 +82,7 @@ def normal_latent(size: int) -> Latent:
 
 
 def von_mises_fisher_latent(size: int) -> Latent:
-    """The unit sphere in R^d: a uniform prior, von Mises-Fisher posteriors; raw = (μ before its length is divided out, κ before softplus).
+    """The unit sphere in R^d: a uniform prior, von Mises-Fisher posteriors; raw = (μ before its length is divided out, κ - 1 before softplus).
 
     Args:
       size: d >= 2, of the codes; the sphere has d - 1 dimensions.
@@ -100,7 +100,7 @@ def von_mises_fisher_latent(size: int) -> Latent:
 
 
 def power_spherical_latent(size: int) -> Latent:
-    """The unit sphere in R^d: a uniform prior, power spherical posteriors; raw = (μ before its length is divided out, κ before softplus).
+    """The unit sphere in R^d: a uniform prior, power spherical posteriors; raw = (μ before its length is divided out, κ - 1 before softplus).
 
     Args:
       size: d >= 2, of the codes.
@@ -160,7 +160,8 @@ def standard_normal_kl(mean: Float[Array, "*B Z"], log_scale: Float[Array, "*B Z
 
 def _spherical(size: int, make: Callable[..., Distribution], kl_uniform: Callable[..., Array]) -> Latent:
     def parameters(raw: Raw) -> tuple[Array, Array]:
-        return unit(raw[..., :-1]), jax.nn.softplus(raw[..., -1])
+        # Less than 1 would let the posterior fall onto the prior early in training, and a decoder that is told nothing never asks again.
+        return unit(raw[..., :-1]), 1 + jax.nn.softplus(raw[..., -1])
 
     sample, log_prob = _one_each(parameters, make)
     return Latent(size, size + 1, uniform_sphere(size), parameters, sample, log_prob, lambda raw, codes: kl_uniform(parameters(raw)[1], size=size))

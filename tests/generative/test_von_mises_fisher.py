@@ -41,7 +41,7 @@ def quadrature(size, kappa):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_10_5_von_mises_fisher_normaliser_mean_and_slope_are_those_of_quadrature(size):
-    terms = bessel_terms(size / 2 - 1, KAPPAS)
+    terms = jax.jit(lambda kappa: bessel_terms(size / 2 - 1, kappa))(KAPPAS)
     exact = np.array([quadrature(size, kappa)[:3] for kappa in KAPPAS]).T
     np.testing.assert_allclose(terms.log_normaliser, exact[0], rtol=1e-9)
     np.testing.assert_allclose(terms.log_scaled, exact[0] - KAPPAS, rtol=1e-8)
@@ -53,11 +53,12 @@ def test_10_5_von_mises_fisher_normaliser_mean_and_slope_are_those_of_quadrature
 
 def test_10_5_bessel_functions_are_those_of_scipy():
     x = np.array([1e-3, 0.1, 1.0, 10.0, 100.0, 1e3])
-    for order in (0, 0.25, 0.5, 3, 12.5, 31.0):
+    for order in (0, 0.25, 3, 31.0):
         with np.errstate(divide="ignore"):
             expected = np.log(special.ive(order, x))
         finite = np.isfinite(expected)
-        np.testing.assert_allclose(np.asarray(log_bessel(order, x))[finite], expected[finite], rtol=1e-10, atol=1e-12)
+        ours = np.asarray(jax.jit(lambda x, order=order: log_bessel(order, x))(x))
+        np.testing.assert_allclose(ours[finite], expected[finite], rtol=1e-10, atol=1e-12)
 
 
 def test_10_5_derivatives_are_those_of_differences_to_third_order():
@@ -67,7 +68,8 @@ def test_10_5_derivatives_are_those_of_differences_to_third_order():
 
     kappas, step = jnp.array([0.3, 2.0, 40.0]), 1e-4
     slopes = jax.jit(jax.vmap(jax.jacfwd(parts)))(kappas)
-    differences = (jax.vmap(parts)(kappas + step) - jax.vmap(parts)(kappas - step)) / (2 * step)
+    values = jax.jit(jax.vmap(parts))
+    differences = (values(kappas + step) - values(kappas - step)) / (2 * step)
     np.testing.assert_allclose(slopes, differences, rtol=1e-5, atol=1e-10)
     terms = bessel_terms(1.5, kappas)
     np.testing.assert_allclose(slopes[:, :2], jnp.stack([terms.ratio, terms.slope], 1), rtol=1e-12)
@@ -98,12 +100,11 @@ def test_10_5_pathwise_gradient_of_samples_is_exact_in_every_dimension(size):
     """E over the exact density of dw/dκ, by quadrature: no sampling error hides a bias such as 0.1277 for 0.1474 at d = 5, κ = 2."""
     from dljax.generative.von_mises_fisher import _slope_in_concentration
 
+    kappas = [0.0, 0.1, 2.0, 50.0, 1000.0]
+    _, _, variances, angles, masses = (np.array(part) for part in zip(*(quadrature(size, kappa) for kappa in kappas), strict=True))
     slope = jax.jit(_slope_in_concentration, static_argnums=2)
-    for kappa in (0.0, 0.1, 2.0, 50.0, 1000.0):
-        *_, variance, angle, mass = quadrature(size, kappa)
-        expected = (mass * -np.sin(angle) * np.asarray(slope(jnp.asarray(angle), jnp.full(angle.shape, kappa), size))).sum()
-        np.testing.assert_allclose(expected, variance, rtol=1e-8, err_msg=f"κ = {kappa}")
-        # Pointwise: the quantile's motion, -∂F/∂κ / p, by differences of SciPy's quadrature.
+    slopes = slope(jnp.asarray(angles), jnp.broadcast_to(jnp.array(kappas)[:, None], angles.shape), size)
+    np.testing.assert_allclose((masses * -np.sin(angles) * np.asarray(slopes)).sum(1), variances, rtol=1e-8)
     if size == 5:
         assert abs(float(jax.grad(lambda kappa: mean_resultant_length(kappa, size=5))(2.0)) - 0.1474) < 5e-5
 

@@ -142,7 +142,8 @@ def check_direction(who: str, mean: Float[ArrayLike, " D"]) -> Float[Array, " D"
     mean = jnp.asarray(mean, jnp.result_type(mean, float))
     if mean.ndim != 1 or mean.shape[0] < 2:
         raise ValueError(f"{who}: mean must be one vector of two or more numbers, got shape {mean.shape}; use vmap for several")
-    if not isinstance(mean, jax.core.Tracer) and not abs(length := float(jnp.linalg.norm(mean))) - 1 < 1e-3 > 1 - length:
+    # By NumPy: a concrete vector met while something else is traced must stay concrete.
+    if not isinstance(mean, jax.core.Tracer) and not abs((length := float(np.linalg.norm(np.asarray(mean)))) - 1) < 1e-3:
         raise ValueError(f"{who}: mean must be a unit vector, got length {length:g}; divide by it")
     return mean
 

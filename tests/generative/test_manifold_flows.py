@@ -131,7 +131,7 @@ def test_10_5_moser_density_has_mass_one_learns_and_its_samples_follow_it():
 
 
 def test_bad_options_and_models_are_refused():
-    with pytest.raises(ValueError, match=r"moser_flow: penalty must be in \[0, inf\], got -1"):
+    with pytest.raises(ValueError, match=r"moser_flow: penalty must be in \[0, inf\), got -1"):
         moser_flow(sphere(3), FIELD, optax.sgd(0.1), penalty=-1.0)
     with pytest.raises(ValueError, match=r"moser_flow: points must be \[B, 3\], got \[4, 2\]"):
         moser_flow(sphere(3), FIELD, optax.sgd(0.1)).init(jax.random.key(0), {"x": jnp.ones((4, 2))})

@@ -70,7 +70,7 @@ def test_10_5_power_spherical_is_finite_in_float32():
 
 
 def test_bad_parameters_are_refused():
-    with pytest.raises(ValueError, match=r"power_spherical: concentration must be in \[0, inf\], got -1"):
+    with pytest.raises(ValueError, match=r"power_spherical: concentration must be in \[0, inf\), got -1"):
         power_spherical(jnp.array([1.0, 0.0]), -1.0)
     with pytest.raises(ValueError, match="power_spherical_kl_uniform: size must be >= 2, got 1"):
         power_spherical_kl_uniform(1.0, size=1)

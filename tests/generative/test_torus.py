@@ -89,5 +89,5 @@ def test_bad_options_are_refused():
         torus_spline_coupling().init(jax.random.key(0), jnp.zeros((4, 1)))
     with pytest.raises(ValueError, match=r"von_mises: location and concentration must be vectors of one length, got \(1,\) and \(2,\)"):
         von_mises(jnp.zeros(1), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"wrapped_normal: scale must be in \(0, inf\], got"):
+    with pytest.raises(ValueError, match=r"wrapped_normal: scale must be in \(0, inf\), got"):
         wrapped_normal(jnp.zeros(1), jnp.zeros(1))

@@ -202,13 +202,13 @@ def test_bad_parameters_are_refused():
         von_mises_fisher(jnp.array([3.0, 4.0]), 1.0)
     with pytest.raises(ValueError, match="von_mises_fisher: mean must be one vector of two or more numbers, got shape"):
         von_mises_fisher(jnp.ones((2, 2)), 1.0)
-    with pytest.raises(ValueError, match=r"von_mises_fisher: concentration must be in \[0, inf\], got -1"):
+    with pytest.raises(ValueError, match=r"von_mises_fisher: concentration must be in \[0, inf\), got -1"):
         von_mises_fisher(jnp.array([1.0, 0.0]), -1.0)
     with pytest.raises(ValueError, match="mean_resultant_length: size must be >= 2, got 1"):
         mean_resultant_length(1.0, size=1)
     with pytest.raises(ValueError, match=r"bessel_terms: order must be in \[0, inf\), got -1"):
         bessel_terms(-1, 1.0)
-    with pytest.raises(ValueError, match=r"log_bessel: x must|bessel_terms: x must be in \[0, inf\], got -1"):
+    with pytest.raises(ValueError, match=r"bessel_terms: x must be in \[0, inf\), got -1"):
         log_bessel(0, -1.0)
     with pytest.raises(ValueError, match=r"fitted_concentration: resultant_length must be in \[0, 1"):
         fitted_concentration(1.5, size=3)

@@ -34,7 +34,7 @@ def hyperboloid_point(space: Float[Array, "*N n"], *, curvature: Numeric = -1.0)
     >>> hyperboloid_point(jnp.array([0.75])).tolist()
     [1.25, 0.75]
     """
-    time = jnp.sqrt(jnp.square(space).sum(-1, keepdims=True) + jnp.square(_radius("hyperboloid_point", curvature)))
+    time = jnp.sqrt(jnp.square(space).sum(-1, keepdims=True) + _radius("hyperboloid_point", curvature) ** 2)
     return jnp.concatenate([time, space], -1)
 
 
@@ -123,7 +123,7 @@ def hyperboloid_transport(
     >>> hyperboloid_transport(origin, y, jnp.array([0.0, 1.0])).round(3).tolist()  # sinh 1, cosh 1
     [1.17..., 1.54...]
     """
-    square = jnp.square(_radius("hyperboloid_transport", curvature))
+    square = _radius("hyperboloid_transport", curvature) ** 2
     return v + (lorentz_product(y, v) / (square - lorentz_product(x, y)))[..., None] * (x + y)
 
 
@@ -196,7 +196,7 @@ def mobius_add(p: Float[Array, "*N n"], q: Float[Array, "*N n"], *, curvature: N
     >>> round(float(mobius_add(jnp.array([0.5]), jnp.array([0.5]))[0]), 4)  # tanh(2 arctanh 0.5)
     0.8
     """
-    c = 1 / jnp.square(_radius("mobius_add", curvature))
+    c = _radius("mobius_add", curvature) ** -2
     inner, p_square, q_square = ((a * b).sum(-1, keepdims=True) for a, b in ((p, q), (p, p), (q, q)))
     return ((1 + 2 * c * inner + c * q_square) * p + (1 - c * p_square) * q) / (1 + 2 * c * inner + c * c * p_square * q_square)
 
@@ -316,6 +316,6 @@ def _angle(x: Array, y: Array) -> Array:
     return 2 * jnp.arcsinh(_length((across + 4 * share) / (4 * (1 - share))))
 
 
-def _radius(who: str, curvature: Numeric) -> Array:
+def _radius(who: str, curvature: Numeric) -> Numeric:
     check_range(who, "curvature", curvature, high=0, open_high=True)
-    return 1 / jnp.sqrt(-jnp.asarray(curvature, jnp.result_type(curvature, float)))
+    return (-curvature) ** -0.5  # a Python number stays one, and leaves the points their dtype

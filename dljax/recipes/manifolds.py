@@ -25,9 +25,10 @@ def sphere_vae(
 ) -> Experiment:
     """A variational autoencoder of black-and-white pictures that a random network makes of points of a sphere, fresh ones in every step.
 
-    Only the space of codes is in question: `latent` is "von-mises-fisher", "power-spherical" or "normal", each of `latent_size` numbers. The
+    Only the space of codes is in question: `latent` is "von-mises-fisher", "power-spherical", "normal" or "hyperbolic", of `latent_size`. The
     evidence of a picture is known by quadrature over the sphere; `elbo_gap` and `bound_of_500_gap` say how many nats per picture the two bounds
-    lie below it, on 2,000 pictures that training has not seen (250 for the second). The sphere is known to be the right space here; that is what is claimed.
+    lie below it, on 2,000 pictures that training has not seen (250 for the second). The sphere is known to be the right space here, which is all
+    that is claimed.
     """
     import jax
     import jax.numpy as jnp

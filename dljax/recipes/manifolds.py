@@ -34,9 +34,6 @@ def sphere_vae(
     import jax.numpy as jnp
     import numpy as np
 
-    from dljax.core import check_choice
-
-    check_choice("sphere/vae", "latent", latent, _LATENTS)
     # Gauss-Legendre in the height, which carries area, and the trapezoidal rule in the longitude.
     heights, weights = np.polynomial.legendre.leggauss(40)
     longitudes = np.arange(80) * 2 * np.pi / 80
@@ -55,7 +52,8 @@ def sphere_vae(
         points = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
         return points, jax.random.bernoulli(ink_key, jax.nn.sigmoid(logits(points))).astype(jnp.float32)
 
-    return _autoencoder("sphere/vae", latent, latent_size, width, learning_rate, batch_size, steps, draw, logits(nodes), log_weights)
+    space = _space("sphere/vae", latent, latent_size)
+    return _autoencoder("sphere/vae", space, width, learning_rate, batch_size, steps, draw, logits(nodes), log_weights)
 
 
 _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
@@ -76,6 +74,7 @@ _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
 def tree_vae(
     latent: str = "hyperbolic",
     latent_size: int = 2,
+    curvature: float = -1.0,
     depth: int = 6,
     noise: float = 0.1,
     width: int = 64,
@@ -86,7 +85,7 @@ def tree_vae(
     """A variational autoencoder of a noisy binary tree: a node is one bit for each node on its way from the root, and each bit is flipped at times.
 
     The Hamming distance of two nodes without noise is their distance in the tree. `latent` is "hyperbolic", "normal", "von-mises-fisher" or
-    "power-spherical"; `latent_size` counts the dimensions of a hyperbolic or flat space. The evidence is known by enumeration: `elbo_gap` and
+    "power-spherical"; `latent_size` counts the dimensions of a hyperbolic space of this `curvature`, or of a flat one. The evidence is known by enumeration: `elbo_gap` and
     `bound_of_500_gap` are how many nats per example the two bounds lie below it, on 2,000 examples that training has not seen (250), and
     `distance_correlation` is that of all nodes' distances in the tree and in the space of codes. The tree is made, as in the paper.
 
@@ -98,9 +97,8 @@ def tree_vae(
     import jax.numpy as jnp
     import numpy as np
 
-    from dljax.core import check_choice, check_int, check_range
+    from dljax.core import check_int, check_range
 
-    check_choice("tree/vae", "latent", latent, _LATENTS)
     check_int("tree/vae", "depth", depth, minimum=1, maximum=10)
     check_range("tree/vae", "noise", noise, 0, 0.5, open_low=True, open_high=True)
     num_nodes = 2 ** (depth + 1) - 1
@@ -118,15 +116,15 @@ def tree_vae(
         return None, jnp.where(jax.random.bernoulli(flip_key, noise, clean.shape), 1 - clean, clean)
 
     logits = (2 * nodes - 1) * np.log((1 - noise) / noise)
-    experiment = _autoencoder(
-        "tree/vae", latent, latent_size, width, learning_rate, batch_size, steps, draw, logits, np.full(num_nodes, -np.log(num_nodes))
-    )
+    log_weights = np.full(num_nodes, -np.log(num_nodes))
+    space = _space("tree/vae", latent, latent_size, curvature)
+    experiment = _autoencoder("tree/vae", space, width, learning_rate, batch_size, steps, draw, logits, log_weights)
     gaps, encode = experiment.measure, experiment.learner.functions["encode"]
     in_tree = np.abs(nodes[:, None] - nodes[None]).sum(-1)
 
     def measure(params, key):
         codes = encode(key, params, jnp.asarray(nodes))[0]
-        distances = np.asarray(_distances(latent, codes))
+        distances = np.asarray(_distances(latent, codes, curvature))
         above = np.triu_indices(num_nodes, 1)
         return {**gaps(params, key), "distance_correlation": float(np.corrcoef(in_tree[above], distances[above])[0, 1])}
 
@@ -135,7 +133,7 @@ def tree_vae(
         from dljax.generative.hyperbolic import hyperboloid_to_ball
 
         codes = encode(key, params, jnp.asarray(nodes))[0]
-        places = np.asarray(hyperboloid_to_ball(codes) if latent == "hyperbolic" else codes)
+        places = np.asarray(hyperboloid_to_ball(codes, curvature=curvature) if latent == "hyperbolic" else codes)
 
         def draw_tree(axes):
             for node in range(1, num_nodes):
@@ -150,7 +148,20 @@ def tree_vae(
     return dataclasses.replace(experiment, measure=measure, figures=figures)
 
 
-def _autoencoder(who, latent, latent_size, width, learning_rate, batch_size, steps, draw, true_logits, log_weights):
+def _space(who, latent, latent_size, curvature=-1.0):
+    from dljax.core import check_choice
+    from dljax.generative import latents
+
+    check_choice(who, "latent", latent, _LATENTS)
+    if latent == "hyperbolic":
+        return latents.hyperbolic_latent(latent_size, curvature=curvature)
+    make = {
+        "von-mises-fisher": latents.von_mises_fisher_latent, "power-spherical": latents.power_spherical_latent, "normal": latents.normal_latent,
+    }  # fmt: skip
+    return make[latent](latent_size)
+
+
+def _autoencoder(who, space, width, learning_rate, batch_size, steps, draw, true_logits, log_weights):
     """An autoencoder of what `draw` draws, measured against log Σ_k w_k p(x | logits_k)."""
     import jax
     import jax.numpy as jnp
@@ -158,17 +169,11 @@ def _autoencoder(who, latent, latent_size, width, learning_rate, batch_size, ste
 
     from dljax import data
     from dljax.core import check_int, check_range
-    from dljax.generative import latents
     from dljax.generative.vae import vae
     from dljax.models.mlp import MLP
 
     check_range(who, "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_int(who, "batch_size", batch_size, minimum=1)
-    make = {
-        "von-mises-fisher": latents.von_mises_fisher_latent, "power-spherical": latents.power_spherical_latent,
-        "hyperbolic": latents.hyperbolic_latent, "normal": latents.normal_latent,
-    }  # fmt: skip
-    space = make[latent](latent_size)
     learner = vae(
         MLP(space.raw_size, (width, width)),
         MLP(true_logits.shape[1], (width, width)),
@@ -202,14 +207,14 @@ def _autoencoder(who, latent, latent_size, width, learning_rate, batch_size, ste
     )
 
 
-def _distances(latent, codes):
+def _distances(latent, codes, curvature):
     import jax
     import jax.numpy as jnp
 
     from dljax.generative.hyperbolic import hyperbolic_distance
 
     if latent == "hyperbolic":
-        return jax.vmap(lambda one: jax.vmap(lambda other: hyperbolic_distance(one, other))(codes))(codes)
+        return jax.vmap(lambda one: jax.vmap(lambda other: hyperbolic_distance(one, other, curvature=curvature))(codes))(codes)
     lengths = jnp.sqrt(jnp.maximum(jnp.square(codes[:, None] - codes[None]).sum(-1), 0))
     return lengths if latent == "normal" else 2 * jnp.arcsin(jnp.minimum(lengths / 2, 1))
 

@@ -85,9 +85,10 @@ def tree_vae(
     """A variational autoencoder of a noisy binary tree: a node is one bit for each node on its way from the root, and each bit is flipped at times.
 
     The Hamming distance of two nodes without noise is their distance in the tree. `latent` is "hyperbolic", "normal", "von-mises-fisher" or
-    "power-spherical"; `latent_size` counts the dimensions of a hyperbolic space of this `curvature`, or of a flat one. The evidence is known by enumeration: `elbo_gap` and
-    `bound_of_500_gap` are how many nats per example the two bounds lie below it, on 2,000 examples that training has not seen (250), and
-    `distance_correlation` is that of all nodes' distances in the tree and in the space of codes. The tree is made, as in the paper.
+    "power-spherical"; `latent_size` counts the dimensions of a hyperbolic space of this `curvature`, or of a flat one. The evidence is known by
+    enumeration: `elbo_gap` and `bound_of_500_gap` are how many nats per example the two bounds lie below it, on 2,000 examples that training has not
+    seen (250 for the second), and `distance_correlation` is that of all nodes' distances in the tree and in the space of codes. The tree is made, as
+    in the paper.
 
     Source: Nagano et al. (2019), A Wrapped Normal Distribution on Hyperbolic Space, section 5.1.
     """

@@ -120,7 +120,7 @@ def test_10_5_wrapped_normal_samples_are_normal_in_the_tangent_space():
     x = hyperbolic_normal(mean, scale).sample(jax.random.key(0), 20_000)
     origin = origin_exp(jnp.zeros(2))
     back = jax.vmap(lambda x: hyperboloid_transport(mean, origin, hyperboloid_log(mean, x)))(x)[:, 1:]
-    standard = np.asarray(back / scale)
+    standard = np.asarray(back) / np.asarray(scale)
     assert (np.abs(standard.mean(0)) < 4 / np.sqrt(20_000)).all()
     np.testing.assert_allclose(standard.T @ standard / 20_000, np.eye(2), atol=4 * np.sqrt(2 / 20_000))
 

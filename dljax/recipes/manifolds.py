@@ -9,8 +9,9 @@ from dljax.core.experiment import AtMost, Experiment, recipe
     rows=("10.5",),
     target=AtMost(
         "elbo_gap",
-        1.0,
-        source="to be measured",
+        0.574,
+        source="the same autoencoder with normal codes of three numbers (`latent=normal`), mean of 5 seeds with a standard error of 0.007; of two "
+        "numbers, which are as many as the sphere has dimensions, 1.149",
     ),
     minutes=1,
     seeds=5,
@@ -21,7 +22,7 @@ def sphere_vae(
     width: int = 64,
     learning_rate: float = 2e-3,
     batch_size: int = 128,
-    steps: int = 3000,
+    steps: int = 2000,
 ) -> Experiment:
     """A variational autoencoder of black-and-white pictures that a random network makes of points of a sphere, fresh ones in every step.
 
@@ -224,12 +225,12 @@ def _distances(latent, codes, curvature):
     "airports/mixture",
     chapter=10,
     rows=("10.5",),
-    target=AtMost("nll", 1.0, source="to be measured"),
+    target=AtMost("nll", 2.322, source="the single von Mises-Fisher distribution of greatest likelihood (`components=1`); the uniform one has 2.531"),
     minutes=1,
     seeds=5,
     data="airports",
 )
-def airports_mixture(components: int = 40, steps: int = 200) -> Experiment:
+def airports_mixture(components: int = 40, steps: int = 100) -> Experiment:
     """A mixture of von Mises-Fisher distributions of where the world's airports are; one step is a round of expectation maximisation.
 
     `nll` is in nats per held-out airport, one in ten, with respect to the area of the unit sphere; the uniform distribution has log 4π = 2.531, and

@@ -51,11 +51,12 @@ def power_spherical(mean: Float[ArrayLike, " D"], concentration: Float[ArrayLike
         return around(side_key, jnp.broadcast_to(mean, (num, size)), angle)
 
     def log_prob(x: Float[Array, "*N D"]) -> Float[Array, "*N"]:
-        # log (1 + μ·x)/2 = log(1 - |x - μ|²/4), relative to the value at the mean.
-        quarter = jnp.square(x - jnp.expand_dims(mean, range(x.ndim - 1))).sum(-1) / 4
-        is_far = quarter >= 1
-        log_share = jnp.log1p(-jnp.where(is_far, 0, quarter))
-        power = jnp.where(is_far, jnp.where(concentration > 0, -jnp.inf, 0), concentration * log_share)
+        # (1 + μ·x)/2 = 1 - |x - μ|²/4 = |x + μ|²/4: the one keeps its digits near μ, the other near -μ.
+        center = jnp.expand_dims(mean, range(x.ndim - 1))
+        missing, share = jnp.square(x - center).sum(-1) / 4, jnp.square(x + center).sum(-1) / 4
+        is_near, is_opposite = missing < 0.5, share == 0
+        log_share = jnp.where(is_near, jnp.log1p(-jnp.where(is_near, missing, 0)), jnp.log(jnp.where(is_near | is_opposite, 1, share)))
+        power = jnp.where(is_opposite, jnp.where(concentration > 0, -jnp.inf, 0), concentration * log_share)
         return power - _log_scaled_normaliser(concentration, size) - log_sphere_area(size)
 
     return Distribution(sample, log_prob)

@@ -1,6 +1,6 @@
 """Inference on manifolds (chapter 10): codes on a sphere and in hyperbolic space, densities on the earth."""
 
-from dljax.core.experiment import AtMost, Experiment, recipe
+from dljax.core.experiment import AtLeast, AtMost, Experiment, recipe
 
 
 @recipe(
@@ -64,10 +64,11 @@ _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
     "tree/vae",
     chapter=10,
     rows=("10.5",),
-    target=AtMost(
-        "elbo_gap",
-        1.0,
-        source="to be measured",
+    target=AtLeast(
+        "distance_correlation",
+        0.661,
+        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with a standard error of 0.006; no figure of the paper's fits, "
+        "whose tree and codes are larger",
     ),
     minutes=1,
     seeds=5,
@@ -81,7 +82,7 @@ def tree_vae(
     width: int = 64,
     learning_rate: float = 2e-3,
     batch_size: int = 128,
-    steps: int = 4000,
+    steps: int = 2000,
 ) -> Experiment:
     """A variational autoencoder of a noisy binary tree: a node is one bit for each node on its way from the root, and each bit is flipped at times.
 
@@ -257,7 +258,7 @@ def airports_mixture(components: int = 40, steps: int = 100) -> Experiment:
     "airports/sphere-flow",
     chapter=10,
     rows=("10.5",),
-    target=AtMost("nll", 1.0, source="to be measured"),
+    target=AtMost("nll", 1.445, source="`airports/mixture`, 40 components, mean of 3 seeds with a standard error of 0.015"),
     minutes=2,
     seeds=5,
     data="airports",

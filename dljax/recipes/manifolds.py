@@ -67,8 +67,8 @@ _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
     target=AtLeast(
         "distance_correlation",
         0.661,
-        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with a standard error of 0.006; no figure of the paper's fits, "
-        "whose tree and codes are larger",
+        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with a standard error of 0.006; the paper has no figure for "
+        "a tree of this size",
     ),
     minutes=1,
     seeds=5,

@@ -67,7 +67,7 @@ _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
     target=AtLeast(
         "distance_correlation",
         0.661,
-        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with a standard error of 0.006; the paper has no figure for "
+        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with standard error 0.006; the paper has no figure for "
         "a tree of this size",
     ),
     minutes=1,

@@ -61,7 +61,7 @@ def test_10_5_flow_on_the_sphere_has_mass_one_an_inverse_and_an_exact_log_det(na
     def both(x):
         z, log_det = bijector.inverse(params, x)
         back, log_det_back = bijector.forward(params, z)
-        return z, back, log_det, log_det_back, jax.jacfwd(lambda x: bijector.inverse(params, x)[0])(x)
+        return z, back, log_det, log_det_back, jax.jacrev(lambda x: bijector.inverse(params, x)[0])(x)
 
     z, back, log_det, log_det_back, jacobian = both(x)
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-12)

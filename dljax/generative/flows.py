@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen
 from jax import lax
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from dljax.core.axis import pmean
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Params
 from dljax.core.precision import wrap
+from dljax.generative.distribution import Distribution, standard_normal
 from dljax.nn.dense import Dense
 
 type_aliases = ("Mapped",)
@@ -51,15 +51,16 @@ class FlowState(NamedTuple):
     opt_state: optax.OptState
 
 
-def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: int) -> Learner:
-    """Maximum likelihood of a standard normal pushed through a bijector.
+def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: int, base: Distribution | None = None) -> Learner:
+    """Maximum likelihood of a base distribution, by default the standard normal, pushed through a bijector.
 
-      log p(x) = log N(z; 0, I) + log|det ∂z/∂x|,   z = f⁻¹(x)
+      log p(x) = log p_base(z) + log|det ∂z/∂x|,   z = f⁻¹(x)
 
     Args:
       bijector: f; `bijector.init` sees the first batch.
       optimizer: of the mean negative log-likelihood.
       size: D >= 1, the length of a data point.
+      base: of the noise z; None for N(0, I). On a manifold its uniform distribution: `uniform_sphere(3)`, `uniform_torus(2)`.
     Returns:
       A learner on batches `{"x": [B, D]}` with metric `nll` [] (nats per example), in steps and in evaluation. Its functions are
       `log_prob(key, params, x [B, D]) -> [B]` (nats), `sample(key, params, num) -> [num, D]`,
@@ -75,7 +76,7 @@ def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: i
     >>> learner.functions["sample"](jax.random.key(3), learner.params(state), 5).shape
     (5, 2)
     """
-    check_int("flow", "size", size, minimum=1)
+    noise = standard_normal(check_int("flow", "size", size, minimum=1)) if base is None else base
 
     def init(key: Key, batch: Batch) -> FlowState:
         x = batch["x"]
@@ -94,13 +95,13 @@ def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: i
 
     def log_probs(params: Params, x: Float[Array, "B D"]) -> Float[Array, " B"]:
         z, log_det = jax.vmap(bijector.inverse, (None, 0))(params, x)
-        return norm.logpdf(z).sum(-1) + log_det
+        return noise.log_prob(z) + log_det
 
     def log_prob(key: Key, params: Params, x: Float[Array, "B D"]) -> Float[Array, " B"]:
         return log_probs(params, x)
 
     def sample(key: Key, params: Params, num: int) -> Float[Array, "N D"]:
-        return forward(key, params, jax.random.normal(key, (num, size)))
+        return forward(key, params, noise.sample(key, num))
 
     def forward(key: Key, params: Params, z: Float[Array, "B D"]) -> Float[Array, "B D"]:
         return jax.vmap(bijector.forward, (None, 0))(params, z)[0]

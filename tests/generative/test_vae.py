@@ -12,7 +12,8 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from dljax.core import bind_axis, evaluate
-from dljax.generative.vae import standard_normal_kl, vae
+from dljax.generative.latents import standard_normal_kl
+from dljax.generative.vae import vae
 from dljax.models.mlp import MLP
 
 LATENT, PIXELS = 1, 5

@@ -40,8 +40,9 @@ def ring_gan(
     from dljax.core import Fold, check_int, check_range
     from dljax.data.toy import gaussian_ring
     from dljax.generative.gan import gan
-    from dljax.objectives.adversarial import gradient_penalty, wasserstein
+    from dljax.objectives.adversarial import wasserstein
     from dljax.objectives.coverage import mode_coverage
+    from dljax.objectives.gradient_penalties import gradient_penalty
 
     check_int("ring/gan", "width", width, minimum=1)
     check_int("ring/gan", "batch_size", batch_size, minimum=1)

@@ -48,8 +48,8 @@ def ring_gan(
     target=AtLeast(
         "covered_quality",
         0.80,
-        source="samples within 3 σ of a mode, counted as 0 unless all 25 modes are covered (VEEGAN's criterion, Srivastava et al., 2017, section 4.1, "
-        "but with at least 0.4 % of the samples in each mode, a tenth of its share); the grid itself scores 0.989",
+        source="samples within 3 σ of a mode, counted as 0 unless all 25 modes are covered (VEEGAN's criterion, Srivastava et al., 2017, section "
+        "4.1, but with at least 0.4 % of the samples in each mode, a tenth of its share); the grid itself scores 0.989",
     ),
     minutes=3,
     seeds=5,

@@ -75,7 +75,9 @@ def hellinger_distance(predictions: Float[Array, "*B C"], targets: Float[Array, 
     return _root(jnp.square(_root(predictions) - _root(targets)).sum(-1) / 2)
 
 
-def wasserstein_distance(predictions: Float[Array, "*B C"], targets: Float[Array, "*targets"], positions: Float[Array, " C"]) -> Float[Array, "*B"]:
+def wasserstein_distance(
+    predictions: Float[Array, "*B C"], targets: Float[Array, "*targets"], positions: Float[Array, " places"]
+) -> Float[Array, "*B"]:
     """The earth mover's distance of two distributions on a line: the least mass times way that makes one the other.
 
       W₁(p, t) = ∫ |F_p(x) - F_t(x)| dx,   F the cumulative distribution; = max Σ_c (p_c - t_c) h(x_c) over h of slopes in [-1, 1]
@@ -84,7 +86,7 @@ def wasserstein_distance(predictions: Float[Array, "*B C"], targets: Float[Array
       predictions, targets: probabilities, each adding up to one.
       positions: x_c, ascending.
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or there is not one position for each probability.
     Source: Vallender (1974), Calculation of the Wasserstein Distance Between Probability Distributions on the Line.
 
     >>> float(wasserstein_distance(jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 0.0, 1.0]), jnp.array([0.0, 1.0, 5.0])))

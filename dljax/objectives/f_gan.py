@@ -39,7 +39,7 @@ class FDivergence(NamedTuple):
     optimal: _Function
 
 
-def f_divergence(divergence: FDivergence, p: Float[Array, "*B C"], q: Float[Array, "*B C"]) -> Float[Array, "*B"]:
+def f_divergence(divergence: FDivergence, p: Float[Array, "*B C"], q: Float[Array, "*others"]) -> Float[Array, "*B"]:
     """The divergence of two distributions over the last axis, exactly.
 
       D_f(p ‖ q) = Σ_{q>0} q f(p/q) + lim_{u→∞} f(u)/u · p(q = 0)

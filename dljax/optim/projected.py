@@ -20,14 +20,14 @@ def projected(optimizer: optax.GradientTransformation, projection: Callable[[Par
     Args:
       optimizer: gives Δ.
       projection: P, `params -> params`, such as those of `optax.projections`. A Wasserstein critic's weights are clipped by
-        `lambda params: optax.projections.projection_box(params, -0.01, 0.01)`.
+        `lambda params: jax.tree.map(lambda leaf: jnp.clip(leaf, -0.01, 0.01), params)`.
     Returns:
       A gradient transformation whose `update` needs the parameters.
     Raises:
       ValueError: `update` was not given the parameters.
     Source: Goldstein (1964), Levitin and Polyak (1966); Arjovsky et al. (2017), Wasserstein GAN, algorithm 1.
 
-    >>> optimizer = projected(optax.sgd(1.0), lambda params: optax.projections.projection_box(params, -1.0, 1.0))
+    >>> optimizer = projected(optax.sgd(1.0), lambda params: jnp.clip(params, -1.0, 1.0))
     >>> params = jnp.array([0.5, 0.0])
     >>> updates, _ = optimizer.update(jnp.array([-9.0, 0.25]), optimizer.init(params), params)
     >>> (params + updates).tolist()

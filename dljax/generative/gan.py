@@ -172,7 +172,7 @@ def gan(
     def moved(game: Game, at: GANState, start: GANState) -> tuple[GANState, Metrics]:
         maker, generator_metrics = generator_move(game, at, start)
         critic, metrics = discriminator_move(game, at, start)
-        return averaged(start._replace(generator=maker, discriminator=critic)), metrics | generator_metrics
+        return averaged(start._replace(generator=maker, discriminator=critic)), {**metrics, **generator_metrics}
 
     def averaged(state: GANState) -> GANState:
         mean = jax.tree.map(lambda old, new: (average * old + (1 - average) * new).astype(old.dtype), state.average, state.generator.params)

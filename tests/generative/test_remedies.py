@@ -102,6 +102,7 @@ def test_gradient_norms_of_both_players_are_reported():
     assert float(metrics["generator_gradient"]) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_9_2_remedies_work_together_in_one_step():
     net = lambda *layers: linen.Sequential([linen.Dense(4), linen.tanh, *layers])  # noqa: E731
     discriminator = spectral_norm(net(MinibatchDeviation(), linen.Dense(1)))

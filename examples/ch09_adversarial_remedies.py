@@ -8,7 +8,6 @@ which reaches all 8 modes and 91 % with 8,000 steps of a larger one.
 
 # %% Two mixtures as arrays, so that one program trains on both; the ring's eight centres are repeated until they are as many as the grid's.
 import os
-import time
 
 import jax
 import jax.numpy as jnp
@@ -86,28 +85,23 @@ def trained(index, mixture, key, rate=1e-3, discriminator=None, **options):
 # %% One program a remedy: the losses one after another, the two mixtures and all seeds side by side.
 def scores(samples, mixture):
     found = mode_coverage(samples, jnp.asarray(mixture.centers), mixture.scale, min_samples=SAMPLES // 100)
-    return jnp.stack([found["modes"], found["quality"], found["reverse_kl"]])
+    return jnp.stack([found["modes"], 100 * found["quality"], found["reverse_kl"]])
 
 
-keys, table = jax.random.split(jax.random.key(0), SEEDS), {}
+def runs(index, options):
+    seeds = jax.vmap(lambda mixture, key: trained(index, mixture, key, **options), (None, 0))
+    samples = jax.vmap(seeds, (0, None))(jnp.arange(2), jax.random.split(jax.random.key(0), SEEDS))  # [2, seeds, latest or average, SAMPLES, 2]
+    return jnp.stack([jax.vmap(jax.vmap(lambda x, of=of: scores(x, of)))(samples[number]) for number, of in enumerate(MIXTURES.values())])
+
+
+table = {}  # remedy -> [losses, mixtures, seeds, scores]
 for name, options in REMEDIES.items():
-    began = time.perf_counter()
-    seeds = jax.vmap(lambda index, mixture, key, options=options: trained(index, mixture, key, **options), (None, None, 0))
-    both = jax.jit(lambda losses, seeds=seeds: jax.lax.map(lambda index: jax.vmap(seeds, (None, 0, None))(index, jnp.arange(2), keys), losses))
-    samples = both(jnp.arange(len(LOSSES)))  # [losses, mixtures, seeds, latest or average, SAMPLES, 2]
-    for number, mixture in enumerate(MIXTURES.values()):
-        found = np.asarray(jax.vmap(jax.vmap(jax.vmap(lambda x, mixture=mixture: scores(x, mixture))))(samples[:, number]))
-        table[number, name] = found[:, :, 0]
-        if name == "none":
-            table[number, "averaged generator"] = found[:, :, 1]
-    print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-
+    found = jax.jit(lambda losses, options=options: jax.lax.map(lambda index: runs(index, options), losses))(jnp.arange(len(LOSSES)))
+    table |= {name: np.asarray(found[..., 0, :])} | ({"averaged generator": np.asarray(found[..., 1, :])} if name == "none" else {})
 for number, mixture in enumerate(MIXTURES):
-    print(f"{mixture}: modes/quality in %/reverse KL, means of {SEEDS} seeds")
-    print(" " * 18, *(f"{loss:>10}" for loss in LOSSES))
-    for name in ["none", "averaged generator", *list(REMEDIES)[1:]]:
-        cells = table[number, name].mean(1)
-        print(f"{name:18}", *(f"{f'{modes:.1f}/{100 * quality:.0f}/{kl:.1f}':>10}" for modes, quality, kl in cells))
+    print(f"{mixture:18}", *(f"{loss:>10}" for loss in LOSSES))
+    for name, found in table.items():
+        print(f"{name:18}", *(f"{'{:.1f}/{:.0f}/{:.1f}'.format(*cell):>10}" for cell in found[:, number].mean(1)))
 
 # %% A figure: how many modes each loss finds with each remedy.
 if __name__ == "__main__":
@@ -115,11 +109,9 @@ if __name__ == "__main__":
 
     figure = Figure(figsize=(13, 5), layout="constrained")
     for number, (mixture, axes) in enumerate(zip(MIXTURES, figure.subplots(1, 2), strict=True)):
-        names = ["none", "averaged generator", *list(REMEDIES)[1:]]
-        picture = axes.imshow([table[number, name][..., 0].mean(1) for name in names], vmin=0, vmax=[8, 25][number])
+        picture = axes.imshow([found[:, number, :, 0].mean(1) for found in table.values()], vmin=0, vmax=num_modes[number])
         axes.set_xticks(range(len(LOSSES)), LOSSES, rotation=60)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(table)), table)
         axes.set(title=f"{mixture}: modes found")
-        axes.grid(False)
         figure.colorbar(picture, ax=axes)
     figure.savefig("ch09_adversarial_remedies.png", dpi=150)

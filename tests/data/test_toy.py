@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
+from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_grid, gaussian_ring
 
 UNEVEN = GaussianMixture(((0.0, 0.0), (1.0, 0.5), (-2.0, 1.0)), scale=0.7)
 

@@ -42,6 +42,7 @@ SMALL = {
     "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "continuous"},
     "fashion-mnist/resnet": {"blocks": (1,), "width": 2, "batch_size": 4},
     "fashion-mnist/vit": {"patch_size": 14, "width": 8, "num_layers": 1, "num_heads": 2, "batch_size": 4},
+    "grid/gan": {"width": 16, "batch_size": 16},
     "karate/gcn": {"width": 4},
     "reversal/seq2seq": {"width": 8, "batch_size": 4, "longest": 3, "sampling": 0.5},
     "ring/gan": {"width": 16, "batch_size": 16},
@@ -54,7 +55,8 @@ SMALL = {
 # Their learner is of a kind that another recipe here has too: the nightly script tries these.
 SLOW = {
     "adding/lstm", "bible/english-to-spanish", "bible/masked-lm", "cartpole/genetic", "cmudict/seq2seq", "cora/gat", "cora/link-prediction",
-    "digits/natural-gradient", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/vit", "karate/gcn", "shakespeare/gpt",
+    "digits/natural-gradient", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/vit", "grid/gan", "karate/gcn",
+    "shakespeare/gpt",
 }  # fmt: skip
 
 

@@ -40,6 +40,8 @@ SYSTEMS = {
     "8.3": "sequence-to-sequence Transformers",
     "8.4": "vision Transformers, mixtures of experts, long context",
     "8.5": "tokenisers",
+    "9.1": "adversarial losses",
+    "9.2": "remedies for adversarial training",
 }
 COMPLETE = [row for row in SYSTEMS if row[0] in "234"]
 

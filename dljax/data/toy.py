@@ -100,6 +100,27 @@ def gaussian_ring(num_modes: int = 8, radius: float = 2.0, scale: float = 0.02) 
     return GaussianMixture(tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles), scale)
 
 
+def gaussian_grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> GaussianMixture:
+    """Gaussians on a square grid about the origin, by default the 25 on which the coverage of GANs is compared.
+
+    Args:
+      side: how many along each axis, >= 1.
+      spacing: between neighbours, > 0.
+      scale: σ of each Gaussian, > 0.
+    Raises:
+      ValueError: an argument out of its range.
+    Source: Srivastava et al. (2017), VEEGAN, section 4.1; Lin et al. (2018), PacGAN, section 4.1 (places -4, -2, 0, 2, 4; σ² 0.0025).
+
+    >>> grid = gaussian_grid()
+    >>> len(grid.centers), grid.centers[0], grid.centers[-1]
+    (25, (-4.0, -4.0), (4.0, 4.0))
+    """
+    check_int("gaussian_grid", "side", side, minimum=1)
+    check_range("gaussian_grid", "spacing", spacing, 0, open_low=True)
+    places = [spacing * (place - (side - 1) / 2) for place in range(side)]
+    return GaussianMixture(tuple((x, y) for x in places for y in places), scale)
+
+
 def eight_gaussians() -> GaussianMixture:
     """The eight Gaussians on which flows are compared: radius 4/√2 and σ 0.5/√2, so that neighbours lie 6.1 σ apart.
 

@@ -1,9 +1,26 @@
 """Losses, divergences, penalties and metrics: functions of arrays."""
 
-from dljax.objectives.adversarial import AdversarialLoss, gradient_penalty, hinge, least_squares, minimax, non_saturating, r1, wasserstein
+from dljax.objectives.adversarial import (
+    ADVERSARIAL_LOSSES,
+    AdversarialLoss,
+    expected_losses,
+    f_gan,
+    hinge,
+    label_smoothing,
+    least_squares,
+    least_squares_loss,
+    minimax,
+    non_saturating,
+    pearson,
+    relativistic,
+    relativistic_average,
+    wasserstein,
+)
 from dljax.objectives.contrastive import contrastive_loss, info_nce, nt_xent, triplet_loss
 from dljax.objectives.coverage import mode_coverage
-from dljax.objectives.divergences import hellinger_distance, js_divergence, kl_divergence, total_variation
+from dljax.objectives.divergences import hellinger_distance, js_divergence, kl_divergence, total_variation, wasserstein_distance
+from dljax.objectives.f_gan import F_DIVERGENCES, FDivergence, f_divergence
+from dljax.objectives.gradient_penalties import gradient_penalty, r1, r2
 from dljax.objectives.losses import (
     absolute_error,
     cosine_distance,
@@ -24,10 +41,11 @@ from dljax.objectives.sequence import ctc_loss, edit_distance
 from dljax.objectives.translation import chrf
 
 __all__ = [
-    "AdversarialLoss", "absolute_error", "accuracy", "area_under_roc", "average_precision", "chrf", "contrastive_loss", "cosine_distance",
-    "cross_entropy", "ctc_loss", "edit_distance", "elastic_net", "focal_loss", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge",
-    "hinge_loss", "huber_loss", "info_nce", "js_divergence", "kl_divergence", "l1", "l2", "least_squares", "log_cosh", "logistic_loss",
-    "max_norm", "minimax", "mode_coverage", "multiclass_hinge_loss", "non_saturating", "nt_xent", "nuclear", "orthogonal", "quantile_loss", "r1",
-    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "softmax_cross_entropy", "squared_error", "top_k", "total_variation", "triplet_loss",
-    "wasserstein",
+    "ADVERSARIAL_LOSSES", "F_DIVERGENCES", "AdversarialLoss", "FDivergence", "absolute_error", "accuracy", "area_under_roc", "average_precision",
+    "chrf", "contrastive_loss", "cosine_distance", "cross_entropy", "ctc_loss", "edit_distance", "elastic_net", "expected_losses", "f_divergence",
+    "f_gan", "focal_loss", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge", "hinge_loss", "huber_loss", "info_nce", "js_divergence",
+    "kl_divergence", "l1", "l2", "label_smoothing", "least_squares", "least_squares_loss", "log_cosh", "logistic_loss", "max_norm", "minimax",
+    "mode_coverage", "multiclass_hinge_loss", "non_saturating", "nt_xent", "nuclear", "orthogonal", "pearson", "quantile_loss", "r1", "r2",
+    "relativistic", "relativistic_average", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "softmax_cross_entropy", "squared_error", "top_k",
+    "total_variation", "triplet_loss", "wasserstein", "wasserstein_distance",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from dljax.optim.minimize import METHODS, MinimizeResult, MinimizerState, Path, 
 from dljax.optim.natural_evolution import centred_ranks, openai_es, smoothed_gradient, snes, xnes
 from dljax.optim.natural_gradient import NaturalGradientState, natural_gradient
 from dljax.optim.newton import damped_newton, newton, newton_cg
+from dljax.optim.projected import HistoricalAverageState, historical_averaging, projected
 from dljax.optim.proximal import (
     Prox,
     decayed_weights,
@@ -40,15 +41,15 @@ from dljax.optim.proximal_gradient import proximal_gradient, proximal_step
 from dljax.optim.quasi_newton import bfgs, dfp, sr1
 
 __all__ = [
-    "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "KFACConfig", "KFACState", "Likelihood", "LineSearch",
-    "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Prox", "Seen", "Strategy", "UpdateRule", "amsgrad",
-    "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton", "decayed_weights", "descent", "dfp",
-    "elastic_net_threshold", "evolution_strategy", "evolve", "exact_quadratic", "first_order", "fisher_product", "frozen", "gauss_newton",
-    "gauss_newton_product", "genetic_algorithm", "gradient_descent", "group_threshold", "hessian_free", "hypergradient", "kfac",
-    "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt", "line_search", "message", "minimize", "minimizer", "nadam",
-    "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "on_paths", "openai_es", "path_mask", "project_max_norm",
-    "proximal_gradient", "proximal_step", "random_search", "singular_value_threshold", "smoothed_gradient", "snes", "soft_threshold", "sr1",
-    "strong_wolfe", "xnes",
+    "METHODS", "CMAState", "EvolutionState", "Found", "HebbianState", "HessianFreeState", "HistoricalAverageState", "KFACConfig", "KFACState",
+    "Likelihood", "LineSearch", "Method", "MinimizeResult", "MinimizerState", "NaturalGradientState", "Path", "Problem", "Prox", "Seen",
+    "Strategy", "UpdateRule", "amsgrad", "backtracking", "bfgs", "centred_ranks", "cma_es", "cross_entropy_method", "damped_newton",
+    "decayed_weights", "descent", "dfp", "elastic_net_threshold", "evolution_strategy", "evolve", "exact_quadratic", "first_order",
+    "fisher_product", "frozen", "gauss_newton", "gauss_newton_product", "genetic_algorithm", "gradient_descent", "group_threshold",
+    "hessian_free", "historical_averaging", "hypergradient", "kfac", "kronecker_layers", "lbfgs", "least_squares", "levenberg_marquardt",
+    "line_search", "message", "minimize", "minimizer", "nadam", "natural_gradient", "newton", "newton_cg", "nonlinear_cg", "oja", "on_paths",
+    "openai_es", "path_mask", "project_max_norm", "projected", "proximal_gradient", "proximal_step", "random_search", "singular_value_threshold",
+    "smoothed_gradient", "snes", "soft_threshold", "sr1", "strong_wolfe", "xnes",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_ring
+from dljax.data.toy import GaussianMixture, eight_gaussians, gaussian_grid, gaussian_ring
 
 UNEVEN = GaussianMixture(((0.0, 0.0), (1.0, 0.5), (-2.0, 1.0)), scale=0.7)
 
@@ -88,3 +88,14 @@ def test_options_out_of_range_are_refused():
         gaussian_ring(8, -1.0)
     with pytest.raises(ValueError, match="num must be >= 1, got 0"):
         gaussian_ring().sample(jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="side must be >= 1, got 0"):
+        gaussian_grid(0)
+    with pytest.raises(ValueError, match="spacing must be in"):
+        gaussian_grid(5, 0.0)
+
+
+def test_9_2_the_grid_is_that_of_the_papers():
+    grid = gaussian_grid()
+    places = np.array([-4, -2, 0, 2, 4])
+    np.testing.assert_array_equal(np.asarray(grid.centers), np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2))
+    assert grid.scale**2 == pytest.approx(0.0025)

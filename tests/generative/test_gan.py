@@ -9,7 +9,7 @@ from flax import linen
 
 from dljax.core import bind_axis
 from dljax.generative.gan import gan
-from dljax.objectives.adversarial import gradient_penalty, minimax, non_saturating, r1, wasserstein
+from dljax.objectives import gradient_penalty, minimax, non_saturating, r1, wasserstein
 
 # The Dirac-GAN (Mescheder et al., 2018): all real examples at 0, all generated ones at θ, and a discriminator of slope ψ.
 DIRAC_GENERATOR = (lambda key, z: jnp.float32(2.0), lambda theta, z: jnp.broadcast_to(theta, (len(z), 1)))
@@ -39,7 +39,7 @@ def test_one_step_of_the_dirac_gan_is_the_hand_worked_one():
     assert float(metrics["generator_loss"]) == pytest.approx(np.log(1 + np.exp(-psi * 2)), rel=1e-6)
 
 
-def test_samples_come_from_the_average_and_judgements_from_the_discriminator():
+def test_9_2_samples_come_from_the_average_and_judgements_from_the_discriminator():
     learner = dirac(average=0.9)
     state, _ = learner.step(jax.random.key(1), learner.init(jax.random.key(0), ZEROS), ZEROS)
     params = learner.params(state)
@@ -57,7 +57,7 @@ def test_each_discriminator_step_sees_its_own_part_of_the_batch():
     assert float(metrics["real_logit"]) == pytest.approx((0.5 * 1 + 0.4 * 5) / 2)
 
 
-def test_the_dirac_gan_circles_without_a_penalty_and_converges_with_one():
+def test_9_2_the_dirac_gan_circles_without_a_penalty_and_converges_with_one():
     def distance(penalty, steps=600):
         learner = dirac(loss=minimax, penalty=penalty)
         state = learner.init(jax.random.key(0), ZEROS)

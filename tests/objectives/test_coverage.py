@@ -30,6 +30,17 @@ def test_a_mode_counts_from_its_least_number_of_good_samples_on():
     assert float(mode_coverage(x, CENTERS, RING.scale)["quality"]) == pytest.approx(7 / 9)
 
 
+def test_9_2_the_reverse_divergence_of_modes_is_that_of_their_shares_from_even_ones():
+    counts = np.array([6, 3, 1, 0, 0, 0, 0, 0])
+    near = jnp.repeat(CENTERS, counts, axis=0, total_repeat_length=10)
+    shares = counts[:3] / 10
+    assert float(mode_coverage(near, CENTERS, RING.scale)["reverse_kl"]) == pytest.approx((shares * np.log(8 * shares)).sum(), rel=1e-6)
+    assert float(mode_coverage(CENTERS, CENTERS, RING.scale)["reverse_kl"]) == pytest.approx(0, abs=1e-6)
+    lost = mode_coverage(near * jnp.nan, CENTERS, RING.scale)
+    assert (float(lost["modes"]), float(lost["quality"])) == (0, 0)
+    assert float(lost["reverse_kl"]) == pytest.approx(np.log(8), rel=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"scale": 0.0}, {"sigmas": 0.0}, {"min_samples": 0}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"mode_coverage: {next(iter(options))} must be"):

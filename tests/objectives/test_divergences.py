@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
+from scipy.stats import wasserstein_distance as earth_movers_distance
 
-from dljax.objectives import hellinger_distance, js_divergence, kl_divergence, total_variation
+from dljax.objectives import hellinger_distance, js_divergence, kl_divergence, total_variation, wasserstein_distance
 
 rng = np.random.default_rng(0)
 P, Q = rng.dirichlet(np.ones(5), size=(2, 7))
@@ -61,3 +62,12 @@ def test_zero_log_zero_is_zero_in_value_and_gradient():
 def test_other_shapes_are_refused(divergence):
     with pytest.raises(ValueError, match=rf"{divergence.__name__}: both distributions must have one shape, got \(2, 3\) and \(3,\)"):
         divergence(jnp.ones((2, 3)), jnp.ones(3))
+
+
+def test_the_distance_on_a_line_is_that_of_scipy():
+    places = np.array([-1.0, 0.0, 0.5, 3.0, 3.5])
+    with jax.enable_x64(True):
+        found = wasserstein_distance(jnp.asarray(P), jnp.asarray(Q), jnp.asarray(places))
+    np.testing.assert_allclose(found, [earth_movers_distance(places, places, p, q) for p, q in zip(P, Q, strict=True)], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"wasserstein_distance: each of 5 places must have a position, got \(4,\)"):
+        wasserstein_distance(jnp.asarray(P), jnp.asarray(Q), jnp.zeros(4))

@@ -37,8 +37,8 @@ class Guide(NamedTuple):
 
     >>> guide = mean_field_guide({"slope": 2.0}, scale=0.5)
     >>> params = guide.init(jax.random.key(0))
-    >>> float(guide.log_prob(params, {"slope": jnp.float32(2.0)})) == float(norm.logpdf(0.0, 0.0, 0.5))
-    True
+    >>> round(float(guide.log_prob(params, {"slope": jnp.float32(2.0)})), 4)  # -log(0.5 √(2π))
+    -0.2258
     """
 
     init: Callable[[Key], Params]
@@ -63,8 +63,8 @@ def mean_field_guide(like: Point, *, scale: Numeric = 0.1) -> Guide:
 
     >>> guide = mean_field_guide(jnp.zeros(3))
     >>> mean, scale = guide.moments(guide.init(jax.random.key(0)))
-    >>> scale.round(4).tolist()
-    [0.10000000149011612, 0.10000000149011612, 0.10000000149011612]
+    >>> mean.tolist(), round(float(scale[0]), 4)
+    ([0.0, 0.0, 0.0], 0.1)
     """
     start, unravel = flat("mean_field_guide", like)
     check_range("mean_field_guide", "scale", scale, 0, open_low=True, open_high=True)
@@ -101,8 +101,8 @@ def full_rank_guide(like: Point, *, scale: Numeric = 0.1) -> Guide:
 
     >>> guide = full_rank_guide(jnp.zeros(2), scale=1.0)
     >>> params = guide.init(jax.random.key(0)) | {"lower": jnp.array([[0.0, 0.0], [3.0, 0.0]])}
-    >>> guide.moments(params)[1].round(4).tolist()  # √(1 + 3²)
-    [1.0, 3.1623001098632812]
+    >>> jnp.square(guide.moments(params)[1]).round(3).tolist()  # 1 + 3²
+    [1.0, 10.0]
     """
     start, unravel = flat("full_rank_guide", like)
     check_range("full_rank_guide", "scale", scale, 0, open_low=True, open_high=True)

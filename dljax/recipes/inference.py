@@ -5,6 +5,26 @@ from dljax.core.experiment import AtMost, Experiment, recipe
 # Means and deviations by numpyro 0.22's NUTS in float64: 4 chains of 25,000 draws after 2,000 of warm-up, target acceptance 0.95. Monte Carlo standard
 # errors are at most 0.8 % of a posterior deviation. `tests/golden/make_posteriors.py` makes them.
 _NUTS = {
+    "eight-schools/vi": {
+        "mean": [[4.3995, 3.3282]],
+        "log_scale": [[0.7961, 1.1683]],
+        "effects": [
+            [6.2015, 5.5419], [4.9389, 4.6659], [3.9277, 5.2525], [4.7659, 4.7854], [3.6306, 4.6651], [4.0428, 4.8330],
+            [6.2963, 5.0750], [4.8307, 5.3370],
+        ],
+    },
+    "breast-cancer/bayesian-logistic": {
+        "intercept": [[0.5914, 0.2219]],
+        "weights": [
+            [-1.0369, 0.8228], [-1.4541, 0.2338], [-0.9587, 0.8401], [-1.3677, 0.8519], [-1.0111, 0.3401], [0.2867, 0.5237],
+            [-1.1033, 0.4770], [-1.6582, 0.6628], [-0.4344, 0.2692], [0.4271, 0.4388],
+        ],
+    },
+    "iris/bayesian-mixture": {
+        "share": [[0.3351, 0.0380]],
+        "means": [[1.4619, 0.0254], [4.9025, 0.0842]],
+        "scales": [[0.1771, 0.0185], [0.8319, 0.0609]],
+    },
 }  # fmt: skip
 
 _CLOSE = (

@@ -43,9 +43,7 @@ class Divergence(NamedTuple):
     is_bound: bool = True
 
 
-reverse_kl = Divergence(
-    "reverse_kl", lambda w: -w.mean(), lambda w: jnp.full_like(w, w.mean()), lambda w: jnp.full_like(w, 1 / w.size)
-)
+reverse_kl = Divergence("reverse_kl", lambda w: -w.mean(), lambda w: jnp.full_like(w, w.mean()), lambda w: jnp.full_like(w, 1 / w.size))
 """KL(q || p), up to the evidence: minus the evidence lower bound (ELBO), -E_q[log p(x, z) - log q(z)]. It seeks a mode."""
 
 

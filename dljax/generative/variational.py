@@ -206,4 +206,3 @@ def _given(batch: Batch) -> tuple:
 
 def _problem(log_joint: LogJoint, batch: Batch, guide: Guide, divergence: Divergence, num_samples: int) -> Problem:
     return Problem(lambda z: log_joint(z, *_given(batch)), guide, divergence, num_samples)
-

@@ -154,9 +154,7 @@ def iris_bayesian_mixture(learning_rate: float = 2e-2, num_samples: int = 16, st
     # Begun with a component for each cloud: one narrow and one broad around the first is a mode as well, far less likely.
     guide = full_rank_guide(model.inverse({"share": 0.3, "means": jnp.array([1.5, 5.0]), "scales": jnp.array([0.3, 0.7])}))
     names = ["share", "mean 1", "mean 2", "scale 1", "scale 2"]
-    return _experiment(
-        "iris/bayesian-mixture", model.log_joint, guide, learning_rate, num_samples, steps, jax.vmap(model.forward), names
-    )
+    return _experiment("iris/bayesian-mixture", model.log_joint, guide, learning_rate, num_samples, steps, jax.vmap(model.forward), names)
 
 
 _DRAWS = 100_000
@@ -175,7 +173,9 @@ def _experiment(name, log_joint, guide, learning_rate, num_samples, steps, quant
 
     check_range(name, "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     schedule = optax.cosine_decay_schedule(learning_rate, max(steps, 1))
-    learner = vi(log_joint, guide, optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule)), divergence=renyi(alpha), num_samples=num_samples)
+    learner = vi(
+        log_joint, guide, optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule)), divergence=renyi(alpha), num_samples=num_samples
+    )
     reference = {site: jnp.asarray(moments) for site, moments in _NUTS[name].items()}
 
     @jax.jit

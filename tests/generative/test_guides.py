@@ -69,7 +69,9 @@ def test_10_1_normal_guides_are_scipys_normal_distributions(name):
 
 @pytest.mark.rank_promotion
 def test_10_1_flow_guides_density_is_the_same_both_ways_and_begins_where_it_is_told():
-    guide = flow_guide(chain(act_norm(), repeat(spline_coupling(num_bins=4, hidden=(8,)), 2)), {"a": jnp.float64(3.0), "b": jnp.zeros(2) - 5}, scale=0.2)
+    guide = flow_guide(
+        chain(act_norm(), repeat(spline_coupling(num_bins=4, hidden=(8,)), 2)), {"a": jnp.float64(3.0), "b": jnp.zeros(2) - 5}, scale=0.2
+    )
     params = guide.init(jax.random.key(0))
     z, log_q = jax.vmap(guide.sample_and_log_prob, (0, None))(jax.random.split(jax.random.key(1), 500), params)
     np.testing.assert_allclose(z["a"].mean(), 3, atol=0.1)
@@ -113,7 +115,10 @@ def test_10_1_guides_of_factors_are_scipys_distributions(name):
 def test_10_1_implicit_gradients_of_gamma_and_beta_are_those_of_their_moments():
     """E log z = ψ(a) - log b for the gamma distribution, ψ(a) - ψ(a + b) for the beta: derivatives by trigamma functions."""
     num, keys = 20_000, jax.random.split(jax.random.key(0), 20_000)
-    for name, guide, wanted in (("gamma", gamma_guide(jnp.ones(1), scale=0.7), "log_concentration"), ("beta", beta_guide(jnp.full(1, 0.3), concentration=4.0), "log_a")):
+    for name, guide, wanted in (
+        ("gamma", gamma_guide(jnp.ones(1), scale=0.7), "log_concentration"),
+        ("beta", beta_guide(jnp.full(1, 0.3), concentration=4.0), "log_a"),
+    ):
         params = guide.init(jax.random.key(0))
         grads = jax.jit(jax.vmap(jax.grad(lambda params, key, guide=guide: jnp.log(guide.sample(key, params)).sum()), (None, 0)))(params, keys)
         a = np.exp(params[wanted])

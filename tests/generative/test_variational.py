@@ -132,9 +132,7 @@ def test_10_1_every_estimator_is_unbiased_for_every_bound(name):
     }
     if name == "reverse_kl":
         estimators["landing"] = sticking_the_landing()
-    table = gradient_variance(
-        jax.random.key(3), GUIDE, lambda z: skewed(z), guide, estimators, divergence=divergence, num_samples=2, repeats=20_000
-    )
+    table = gradient_variance(jax.random.key(3), GUIDE, lambda z: skewed(z), guide, estimators, divergence=divergence, num_samples=2, repeats=20_000)
     for estimator, found in table.items():
         for part, gradient in exact.items():
             error = 4 * np.sqrt(found.variance[part] / 20_000)

@@ -1,0 +1,101 @@
+"""Chapter 10: what a guide leaves out. Forward against reverse KL in a picture, and the gradient variance of eight estimators in a table.
+
+A mean-field guide of a correlated normal distribution is too narrow by reverse KL (the precision's diagonal: scale 0.44) and as wide as the margins by
+forward KL (1.0); of two modes reverse KL takes one, forward KL covers both. At the same guide of a logistic regression the pathwise gradients have a
+variance MEASURED times smaller than the plain score function's. About MEASURED seconds on two cores.
+"""
+
+# %% Two targets in the plane: correlated, and with two modes.
+import os
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.scipy.stats import multivariate_normal, norm
+
+import dljax
+from dljax.engine import FitConfig
+from dljax.generative import (
+    doubly_reparameterised,
+    forward_kl,
+    gradient_variance,
+    importance_weighted,
+    mean_field_guide,
+    rao_blackwellised,
+    reparameterised,
+    reverse_kl,
+    score_function,
+    sticking_the_landing,
+    vi,
+)
+
+STEPS = int(os.environ.get("STEPS", "1000"))
+covariance = jnp.array([[1.0, 0.9], [0.9, 1.0]])
+
+
+def correlated(z):
+    return multivariate_normal.logpdf(z, jnp.zeros(2), covariance)
+
+
+def two_modes(z):
+    return jax.nn.logsumexp(jnp.stack([norm.logpdf(z, center, 0.6).sum() for center in (-1.5, 1.5)])) - jnp.log(2.0)
+
+
+# %% Each by both divergences: another divergence is another argument.
+guide = mean_field_guide(jnp.array([0.3, 0.1]), scale=1.0)
+fits = {}
+for target in (correlated, two_modes):
+    for divergence, estimator in ((reverse_kl, reparameterised()), (forward_kl, score_function())):
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.05, STEPS))
+        learner = vi(target, guide, optimizer, divergence=divergence, estimator=estimator, num_samples=100)
+        run = dljax.fit(learner, steps=STEPS, key=jax.random.key(0), config=FitConfig(every=max(STEPS // 10, 1)))
+        fits[target.__name__, divergence.name] = guide.moments(run.params)
+        print(target.__name__, divergence.name, *(moment.round(2) for moment in fits[target.__name__, divergence.name]))
+
+# %% The variance of every estimator, at the same guide of a logistic regression of five weights and 200 examples.
+x = jax.random.normal(jax.random.key(1), (200, 5))
+signs = jnp.where(jax.random.bernoulli(jax.random.key(2), jax.nn.sigmoid(x @ jnp.array([1.0, -1.0, 0.5, 0.0, 2.0]))), 1.0, -1.0)
+
+
+def terms(w):
+    """Five terms of the prior, one for each weight, and the likelihood."""
+    return jnp.append(norm.logpdf(w), jax.nn.log_sigmoid(signs * (x @ w)).sum())
+
+
+posterior = mean_field_guide(jnp.array([0.9, -0.9, 0.4, 0.0, 1.8]), scale=0.2)
+depends = jnp.concatenate([jnp.eye(5, dtype=bool), jnp.ones((1, 5), bool)])
+estimators = {
+    "score function": score_function(baseline="none"),
+    "moving average": score_function(baseline="moving-average"),
+    "leave one out": score_function(),
+    "optimal control variate": score_function(baseline="optimal"),
+    "Rao-Blackwellised": rao_blackwellised(depends),
+    "reparameterised": reparameterised(),
+    "sticking the landing": sticking_the_landing(),
+}
+place, options = (jax.random.key(3), posterior.init(jax.random.key(4)), terms, posterior), {"num_samples": 10, "repeats": 20 * STEPS}
+table = gradient_variance(*place, estimators, **options)
+weighted = {"importance-weighted": reparameterised(), "importance-weighted, DReG": doubly_reparameterised()}
+table |= gradient_variance(*place, weighted, divergence=importance_weighted, **options)
+for name, found in table.items():
+    print(f"{name:26s} total variance {float(found.total):12.4g}")
+
+# %% A figure.
+if __name__ == "__main__":
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Ellipse
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axis = jnp.linspace(-3.5, 3.5, 150)
+    grid = jnp.stack(jnp.meshgrid(axis, axis), -1)
+    *places, bars = figure.subplots(1, 3)
+    for axes, target in zip(places, (correlated, two_modes), strict=True):
+        axes.contour(axis, axis, jnp.exp(jax.vmap(jax.vmap(target))(grid)), colors="0.6", linewidths=0.8)
+        for divergence, colour in (("reverse_kl", "C0"), ("forward_kl", "C3")):
+            mean, scale = fits[target.__name__, divergence]
+            axes.add_patch(Ellipse(mean, *(4 * scale), fill=False, color=colour, linewidth=2, label=divergence))
+        axes.set(title=target.__name__.replace("_", " "), aspect="equal")
+        axes.legend()
+    bars.barh(list(table), [float(found.total) for found in table.values()])
+    bars.set(xscale="log", title="total variance of the gradient")
+    figure.savefig("ch10_variational_inference.png", dpi=150)

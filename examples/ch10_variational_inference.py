@@ -1,6 +1,6 @@
 """Chapter 10: what a guide leaves out. Forward against reverse KL in a picture, and the gradient variance of eight estimators in a table.
 
-A mean-field guide of a correlated normal distribution is too narrow by reverse KL (the precision's diagonal: scale 0.44) and as wide as the margins by
+A mean-field guide of a correlated normal distribution is too narrow by reverse KL (the precision's diagonal: scale 0.44) and as wide as the margin by
 forward KL (1.0); of two modes reverse KL takes one, forward KL covers both. At the same guide of a logistic regression the pathwise gradients have a
 variance MEASURED times smaller than the plain score function's. About MEASURED seconds on two cores.
 """

@@ -34,7 +34,7 @@ def effective_sample_size(log_weights: Float[Array, " S"]) -> Float[Array, ""]:
 
 
 def pareto_smoothed(log_weights: Float[Array, " S"]) -> ParetoSmoothed:
-    """Pareto-smoothed importance sampling (PSIS): a generalised Pareto distribution is fitted to the M largest weights and replaces them by its quantiles.
+    """Pareto-smoothed importance sampling (PSIS): the M largest weights become quantiles of a generalised Pareto distribution fitted to them.
 
       M = min(S/5, 3√S),   k̂ shrunk towards ½ as by ten further observations
 

@@ -192,7 +192,7 @@ def gradient_variance(
 
         state = estimator.init(params)
         if jax.tree.leaves(state):
-            state = jax.lax.scan(lambda state, key: (gradient(key, state)[1], ()), state, jax.random.split(warm_key, 100))[0]  # noqa: B023
+            state = jax.lax.scan(lambda state, key: (gradient(key, state)[1], ()), state, jax.random.split(warm_key, 100))[0]
         grads = jax.vmap(lambda key: gradient(key, state)[0])(jax.random.split(key, repeats))  # noqa: B023
         variance = jax.tree.map(lambda g: g.var(0, ddof=1), grads)
         total = jax.tree.reduce(lambda total, v: total + v.sum(), variance, jnp.zeros(()))

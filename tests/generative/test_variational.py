@@ -245,7 +245,7 @@ def kl_to_uniform(w):
 
 
 def test_10_1_importance_weighted_bound_rises_with_the_number_of_samples():
-    """The bound of K weights is at least the mean of those of K - 1 of them, for any weights, so its expectation rises; by quadrature to the evidence."""
+    """The bound of K weights is at least the mean of those of K - 1 of them, for any weights; its expectation rises, never above the evidence."""
     w = jax.random.normal(jax.random.key(1), (50, 6)) * 4
     fewer = jnp.stack([jnp.delete(w, left_out, axis=1) for left_out in range(6)])
     bound = jax.vmap(lambda w: -importance_weighted.value(w))
@@ -327,9 +327,10 @@ def test_bad_options_and_combinations_are_refused():
     refused("baseline 'leave-one-out' needs num_samples >= 2, got 1", estimator=rao_blackwellised([[1]]))
     refused(r"log_joint must return one real number \[\], or its terms \[F\], got float64\[2, 2\]", log_joint=lambda z: z * jnp.ones((2, 2)))
     refused("log_joint must return one real number", log_joint=lambda z: (z, z))
+    learner = vi(lambda z: z[None], guide, sgd, estimator=rao_blackwellised([[1, 1]]), num_samples=2)
+    state = learner.init(jax.random.key(0), ())
     with pytest.raises(ValueError, match=r"depends \(1, 2\) must be \[terms, factors\], got terms \(1,\) of the log joint and 1 factors"):
-        learner = vi(lambda z: z[None], guide, sgd, estimator=rao_blackwellised([[1, 1]]), num_samples=2)
-        learner.step(jax.random.key(0), learner.init(jax.random.key(0), ()), ())
+        learner.step(jax.random.key(0), state, ())
     with pytest.raises(ValueError, match=r"depends must be \[terms, factors\], got shape \(2,\)"):
         rao_blackwellised([1, 0])
     with pytest.raises(ValueError, match="baseline must be one of 'none', 'leave-one-out', got 'optimal'"):

@@ -16,10 +16,10 @@ EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
-@pytest.mark.parametrize(
-    ("name", "model"),
-    [("eight-schools/vi", "eight_schools"), ("breast-cancer/bayesian-logistic", "breast_cancer"), ("iris/bayesian-mixture", "iris")],
-)
+MODELS = {"eight-schools/vi": "eight_schools", "breast-cancer/bayesian-logistic": "breast_cancer", "iris/bayesian-mixture": "iris"}
+
+
+@pytest.mark.parametrize(("name", "model"), MODELS.items())
 def test_recipes_hold_the_moments_of_the_golden_file(name, model):
     for site, moments in _NUTS[name].items():
         golden = np.stack([np.atleast_1d(GOLDEN[f"{model}/{site}/{part}"]) for part in ("mean", "scale")], 1)

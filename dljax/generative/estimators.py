@@ -250,5 +250,7 @@ def _controlled(w: Weights, score: Float[Array, "K *P"]) -> Float[Array, "*P"]:
     mean = _mean_of_others(score), _mean_of_others(w * score)
     covariance = _mean_of_others(w * jnp.square(score)) - mean[0] * mean[1]
     variance = _mean_of_others(jnp.square(score)) - jnp.square(mean[0])
-    coefficient = jnp.where(variance > 0, covariance / jnp.where(variance > 0, variance, 1), 0)
+    # Where the others' scores are all alike their variance is rounding, and rounding knows z_k.
+    is_known = variance > 1e4 * jnp.finfo(w.dtype).eps * _mean_of_others(jnp.square(score))
+    coefficient = jnp.where(is_known, covariance / jnp.where(is_known, variance, 1), 0)
     return ((w - coefficient) * score).mean(0)

@@ -27,7 +27,7 @@ def float64():
 
 
 # A line with unknown intercept and slope: prior N(0, 4 I), noise N(0, 0.25).
-DESIGN = np.stack([np.ones(6), np.linspace(-1, 2, 6)], 1)
+DESIGN = np.stack([np.ones(6), np.linspace(0, 3, 6)], 1)
 TARGET = np.array([0.3, 0.9, 1.1, 2.0, 2.2, 3.1])
 PRECISION = DESIGN.T @ DESIGN / 0.25 + np.eye(2) / 4
 COVARIANCE = np.linalg.inv(PRECISION)
@@ -40,6 +40,10 @@ def line(z):
     return noise + jax.scipy.stats.norm.logpdf(z, 0, 2).sum()
 
 
+def tabulated(key, *arguments, **options):
+    return jax.jit(lambda key: gradient_variance(key, *arguments, **options))(jax.random.key(key))
+
+
 def exact_guide():
     """The full-rank guide at the posterior."""
     guide, root = full_rank_guide(jnp.asarray(MEAN)), np.linalg.cholesky(COVARIANCE)
@@ -50,8 +54,8 @@ def exact_guide():
 
 def test_10_1_elbo_is_at_most_the_evidence_and_equal_to_it_at_the_posterior():
     guide, params = exact_guide()
-    log_weights = vi(line, guide, optax.sgd(0.1)).functions["log_weights"]
-    np.testing.assert_allclose(log_weights(jax.random.key(0), params, 50), EVIDENCE, rtol=0, atol=1e-10)  # every sample says the same
+    log_weights = jax.jit(vi(line, guide, optax.sgd(0.1)).functions["log_weights"], static_argnums=2)
+    np.testing.assert_allclose(log_weights(jax.random.key(0), params, 4000), EVIDENCE, rtol=0, atol=1e-10)  # every sample says the same
     away = params | {"mean": params["mean"] + 0.1, "log_scale": params["log_scale"] + 0.2}
     q = multivariate_normal(np.asarray(away["mean"]), math.exp(0.4) * COVARIANCE)
     gap = 0.5 * (2 * math.exp(0.4) + 0.01 * PRECISION.sum() - 2 - 2 * 0.4)  # KL(q || p)
@@ -65,8 +69,9 @@ def test_10_1_elbo_of_a_beta_bernoulli_model_is_its_evidence_at_the_posterior():
     guide = beta_guide(0.5)
     learner = vi(lambda z: 7 * jnp.log(z) + 3 * jnp.log1p(-z), guide, optax.sgd(0.1))  # uniform prior, 7 of 10
     params = {"log_a": jnp.log(jnp.array([8.0])), "log_b": jnp.log(jnp.array([4.0]))}
-    np.testing.assert_allclose(learner.functions["log_weights"](jax.random.key(0), params, 50), betaln(8, 4), atol=1e-10)
-    w = learner.functions["log_weights"](jax.random.key(0), guide.init(jax.random.key(0)), 1000)
+    log_weights = jax.jit(learner.functions["log_weights"], static_argnums=2)
+    np.testing.assert_allclose(log_weights(jax.random.key(0), params, 1000), betaln(8, 4), atol=1e-10)
+    w = log_weights(jax.random.key(0), guide.init(jax.random.key(0)), 1000)
     assert float(w.mean()) < betaln(8, 4) - 1
 
 
@@ -122,7 +127,7 @@ DIVERGENCES = {"reverse_kl": reverse_kl, "renyi": renyi(0.5), "importance_weight
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_10_1_every_estimator_is_unbiased_for_every_bound(name):
     divergence, guide = DIVERGENCES[name], mean_field_guide(jnp.zeros(()))
-    exact = jax.grad(exact_value(divergence))(GUIDE)
+    exact = jax.jit(jax.grad(exact_value(divergence)))(GUIDE)
     estimators = {
         "reparameterised": reparameterised(),
         "doubly": doubly_reparameterised(),
@@ -132,7 +137,7 @@ def test_10_1_every_estimator_is_unbiased_for_every_bound(name):
     }
     if name == "reverse_kl":
         estimators["landing"] = sticking_the_landing()
-    table = gradient_variance(jax.random.key(3), GUIDE, lambda z: skewed(z), guide, estimators, divergence=divergence, num_samples=2, repeats=20_000)
+    table = tabulated(3, GUIDE, lambda z: skewed(z), guide, estimators, divergence=divergence, num_samples=2, repeats=20_000)
     for estimator, found in table.items():
         for part, gradient in exact.items():
             error = 4 * np.sqrt(found.variance[part] / 20_000)
@@ -142,9 +147,9 @@ def test_10_1_every_estimator_is_unbiased_for_every_bound(name):
 
 
 def test_10_1_optimal_control_variate_is_unbiased_and_lowers_the_variance():
-    guide, exact = mean_field_guide(jnp.zeros(())), jax.grad(exact_value(reverse_kl))(GUIDE)
+    guide, exact = mean_field_guide(jnp.zeros(())), jax.jit(jax.grad(exact_value(reverse_kl)))(GUIDE)
     estimators = {"optimal": score_function(baseline="optimal"), "none": score_function(baseline="none")}
-    table = gradient_variance(jax.random.key(4), GUIDE, lambda z: skewed(z) - 5, guide, estimators, num_samples=10, repeats=5000)
+    table = tabulated(4, GUIDE, lambda z: skewed(z) - 5, guide, estimators, num_samples=10, repeats=5000)
     for part, gradient in exact.items():
         assert np.abs(table["optimal"].mean[part] - gradient) < 4 * np.sqrt(table["optimal"].variance[part] / 5000)
     assert float(table["optimal"].total) < 0.2 * float(table["none"].total)
@@ -160,9 +165,9 @@ def test_10_1_forward_kl_has_the_self_normalised_gradient_whichever_way():
         log_q = jax.scipy.stats.norm.logpdf(fixed, params["mean"][0], jnp.exp(params["log_scale"])[0])
         return -(PAIR_WEIGHTS[:, None] * shares * log_q).sum()
 
-    exact = jax.grad(surrogate)(GUIDE)
+    exact = jax.jit(jax.grad(surrogate))(GUIDE)
     estimators = {"score": score_function(baseline="none"), "leave one out": score_function(), "doubly": doubly_reparameterised()}
-    table = gradient_variance(jax.random.key(5), GUIDE, skewed, guide, estimators, divergence=forward_kl, num_samples=2, repeats=20_000)
+    table = tabulated(5, GUIDE, skewed, guide, estimators, divergence=forward_kl, num_samples=2, repeats=20_000)
     for estimator, found in table.items():
         for part, gradient in exact.items():
             assert np.abs(found.mean[part] - gradient) < 4 * np.sqrt(found.variance[part] / 20_000), (estimator, part)
@@ -171,8 +176,8 @@ def test_10_1_forward_kl_has_the_self_normalised_gradient_whichever_way():
 def test_10_1_landing_and_double_reparameterisation_have_no_variance_at_the_posterior():
     guide, params = exact_guide()
     for divergence in (reverse_kl, importance_weighted, renyi(0.3), chi(3.0)):
-        table = gradient_variance(
-            jax.random.key(6), params, line, guide, {"doubly": doubly_reparameterised(), "single": reparameterised()}, divergence=divergence,
+        table = tabulated(
+            6, params, line, guide, {"doubly": doubly_reparameterised(), "single": reparameterised()}, divergence=divergence,
             num_samples=3, repeats=20,
         )  # fmt: skip
         assert float(table["doubly"].total) < 1e-18
@@ -196,7 +201,7 @@ def test_10_1_score_functions_of_a_discrete_guide_are_unbiased_by_enumeration():
         log_q = jax.vmap(guide.log_prob, (None, 0))(params, states)
         return (jnp.exp(log_q) * (log_q - jax.vmap(discrete_terms)(states).sum(1))).sum()
 
-    exact = jax.grad(negative_elbo)(params)["logits"]
+    exact = jax.jit(jax.grad(negative_elbo))(params)["logits"]
     estimators = {
         "none": score_function(baseline="none"),
         "moving-average": score_function(baseline="moving-average"),
@@ -205,7 +210,7 @@ def test_10_1_score_functions_of_a_discrete_guide_are_unbiased_by_enumeration():
         "rao-blackwellised": rao_blackwellised(TERMS, baseline="none"),
         "rao-blackwellised, leave-one-out": rao_blackwellised(TERMS),
     }
-    table = gradient_variance(jax.random.key(7), params, discrete_terms, guide, estimators, num_samples=5, repeats=10_000)
+    table = tabulated(7, params, discrete_terms, guide, estimators, num_samples=5, repeats=10_000)
     for name, found in table.items():
         assert (np.abs(found.mean["logits"] - exact) < 4 * np.sqrt(found.variance["logits"] / 10_000)).all(), name
     variance = {name: float(found.total) for name, found in table.items()}
@@ -226,16 +231,16 @@ def test_10_1_a_discrete_posterior_of_independent_parts_is_found():
 
 
 def test_10_1_renyi_bounds_fall_with_alpha_and_meet_the_elbo_at_one():
-    w = jax.random.normal(jax.random.key(0), (20, 7)) * 3
-    values = np.stack([-jax.vmap(renyi(alpha).value)(w) for alpha in (0.0, 0.3, 0.9, 1.0, 1.5, 5.0)])
+    w = np.random.default_rng(0).normal(size=(20, 7)) * 3
+    lower = [renyi(alpha) for alpha in (0.0, 0.3, 0.9, 1 - 1e-6, 1.0, 1 + 1e-6, 1.5, 5.0, 1e9)]
+    found = jax.jit(lambda w: [jax.vmap(part.value)(w) for part in (*lower, chi(1.5), chi(2.0), chi(4.0), forward_kl)])(w)
+    values, upper = -np.stack(found[:9]), np.stack(found[9:12])
     assert (np.diff(values, axis=0) < 0).all()
-    upper = np.stack([jax.vmap(chi(order).value)(w) for order in (1.5, 2.0, 4.0)])
     assert (np.diff(upper, axis=0) > 0).all()
     assert (upper[0] > values[0]).all()
-    for alpha in (1 - 1e-6, 1 + 1e-6):
-        np.testing.assert_allclose(jax.vmap(renyi(alpha).value)(w), -w.mean(1), atol=1e-4)
-    np.testing.assert_allclose(-jax.vmap(renyi(1e9).value)(w), w.min(1), atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(forward_kl.value)(w), [kl_to_uniform(row) for row in np.asarray(w)], rtol=1e-12)
+    np.testing.assert_allclose(values[3:6], np.broadcast_to(w.mean(1), (3, 20)), atol=1e-4)
+    np.testing.assert_allclose(values[8], w.min(1), atol=1e-6)
+    np.testing.assert_allclose(found[12], [kl_to_uniform(row) for row in w], rtol=1e-12)
 
 
 def kl_to_uniform(w):
@@ -246,22 +251,28 @@ def kl_to_uniform(w):
 
 def test_10_1_importance_weighted_bound_rises_with_the_number_of_samples():
     """The bound of K weights is at least the mean of those of K - 1 of them, for any weights; its expectation rises, never above the evidence."""
-    w = jax.random.normal(jax.random.key(1), (50, 6)) * 4
-    fewer = jnp.stack([jnp.delete(w, left_out, axis=1) for left_out in range(6)])
-    bound = jax.vmap(lambda w: -importance_weighted.value(w))
-    assert (bound(w) >= jax.vmap(bound)(fewer).mean(0)).all()
+    w = np.random.default_rng(1).normal(size=(50, 6)) * 4
+    fewer = np.stack([np.delete(w, left_out, axis=1) for left_out in range(6)])
+    bound = jax.jit(lambda w: -jnp.vectorize(importance_weighted.value, signature="(k)->()")(w))
+    assert (bound(w) >= bound(fewer).mean(0)).all()
     evidence = math.log(np.trapezoid(np.exp(skewed(np.linspace(-9, 9, 4001))), dx=18 / 4000))
-    one, two = -exact_value(reverse_kl)(GUIDE), -exact_value(importance_weighted)(GUIDE)
-    assert float(one) < float(two) < evidence
-    assert float(exact_value(chi(2.0))(GUIDE)) > float(two)
+    one, two, upper = jax.jit(lambda: [exact_value(divergence)(GUIDE) for divergence in (reverse_kl, importance_weighted, chi(2.0))])()
+    assert -float(one) < -float(two) < evidence
+    assert float(upper) > -float(two)
 
 
 @pytest.mark.parametrize("divergence", [*DIVERGENCES.values(), forward_kl], ids=lambda divergence: divergence.name)
 def test_a_divergences_path_weights_are_the_derivatives_of_its_score_weights(divergence):
     w = jnp.array([0.3, -1.0, 2.0, 0.5])
-    np.testing.assert_allclose(divergence.path(w), jnp.diagonal(jax.jacobian(divergence.score)(w)), rtol=1e-10)
-    for extreme in (jnp.array([1e4, -1e4, 0.0]), jnp.full(3, -1e4)):
-        assert all(jnp.isfinite(value).all() for value in (divergence.value(extreme), divergence.score(extreme), divergence.path(extreme)))
+
+    @jax.jit
+    def parts(w):
+        return divergence.value(w), divergence.score(w), divergence.path(w), jnp.diagonal(jax.jacobian(divergence.score)(w))
+
+    *_, path, derivatives = parts(w)
+    np.testing.assert_allclose(path, derivatives, rtol=1e-10)
+    for extreme in (jnp.array([1e4, -1e4, 0.0, 1.0]), jnp.full(4, -1e4)):
+        assert all(jnp.isfinite(part).all() for part in parts(extreme))
 
 
 def test_10_1_minibatches_are_unbiased_over_all_batches():
@@ -271,6 +282,7 @@ def test_10_1_minibatches_are_unbiased_over_all_batches():
     params, learner = guide.init(jax.random.key(0)), vi(log_joint, guide, optax.sgd(1.0), num_samples=3)
     state = learner.init(jax.random.key(0), {"x": x})
 
+    @jax.jit
     def gradient(batch):  # with steps of length one the parameters move by it
         return jax.tree.map(lambda old, new: old - new, params, learner.step(jax.random.key(1), state, batch)[0].params)
 
@@ -285,12 +297,12 @@ def test_10_1_minibatches_are_unbiased_over_all_batches():
 
 def test_10_1_gamma_guide_finds_a_conjugate_posterior_by_implicit_gradients():
     """Counts of a Poisson variable with a gamma prior: the posterior is Gamma(2 + 13, 1 + 4)."""
-    guide = gamma_guide(1.0)
-    learner = vi(lambda z: (2 - 1 + 13) * jnp.log(z) - (1 + 4) * z, guide, optax.adam(0.05), num_samples=20, estimator=sticking_the_landing())
+    guide = gamma_guide(1.0, scale=0.5)
+    learner = vi(lambda z: (2 - 1 + 13) * jnp.log(z) - (1 + 4) * z, guide, optax.adam(0.05), num_samples=50, estimator=sticking_the_landing())
     run = jax.jit(lambda state, keys: jax.lax.scan(lambda s, k: learner.step(k, s, ()), state, keys))
-    state, metrics = run(learner.init(jax.random.key(0), ()), jax.random.split(jax.random.key(1), 500))
-    np.testing.assert_allclose([float(jnp.exp(state.params[name])[0]) for name in ("log_concentration", "log_rate")], [15, 5], rtol=1e-3)
-    assert float(metrics["elbo"][-1]) == pytest.approx(math.lgamma(15) - 15 * math.log(5), abs=1e-4)
+    state, metrics = run(learner.init(jax.random.key(0), ()), jax.random.split(jax.random.key(1), 800))
+    np.testing.assert_allclose([float(jnp.exp(state.params[name])[0]) for name in ("log_concentration", "log_rate")], [15, 5], rtol=0.02)
+    assert float(metrics["elbo"][-1]) == pytest.approx(math.lgamma(15) - 15 * math.log(5), abs=1e-3)
 
 
 def test_a_log_joint_that_is_not_a_number_stops_the_run_and_is_reported():
@@ -302,8 +314,7 @@ def test_a_log_joint_that_is_not_a_number_stops_the_run_and_is_reported():
 def test_seeds_may_be_trained_together():
     guide = mean_field_guide(jnp.zeros(2), scale=0.5)
     learner = ensemble(vi(line, guide, optax.adam(0.1), num_samples=2), 3)
-    state = learner.init(jax.random.key(0), ())
-    _, metrics = learner.step(jax.random.key(1), state, ())
+    _, metrics = jax.jit(lambda key: learner.step(key, learner.init(jax.random.key(0), ()), ()))(jax.random.key(1))
     assert all(jnp.isfinite(value).all() for value in metrics.values())
 
 

@@ -79,7 +79,9 @@ def coordinate_ascent(
         return CoordinateAscentState({name: dict(params[name]) for name in families})
 
     def elbo(key: Key, params: Mapping[str, Natural], batch: Batch) -> Float[Array, ""]:
-        known = statistics(params)
+        return bound(params, statistics(params), batch)
+
+    def bound(params: Mapping[str, Natural], known: Mapping[str, Statistics], batch: Batch) -> Float[Array, ""]:
         return expected_log_joint(known, batch) - sum(log_density(families[name], params[name], known[name]) for name in families)
 
     def step(key: Key, state: CoordinateAscentState, batch: Batch) -> tuple[CoordinateAscentState, Metrics]:
@@ -88,7 +90,7 @@ def coordinate_ascent(
         for name, family in families.items():
             params[name] = best(name, known, batch)
             known[name] = expected_statistics(family, params[name])
-        return CoordinateAscentState(params), {"elbo": elbo(None, params, batch)}
+        return CoordinateAscentState(params), {"elbo": bound(params, known, batch)}
 
     return Learner(init, step, functions={"elbo": elbo})
 

@@ -57,7 +57,7 @@ def constrain(log_joint: Callable[..., Array], bijectors: Mapping[str, Bijector]
         return log_joint(z, *given) + log_det
 
     def inverse(z: Point) -> Point:
-        return dict(z) | {name: bijector.inverse((), jnp.asarray(z[name]))[0] for name, bijector in bijectors.items()}
+        return dict(z) | {name: bijector.inverse((), z[name])[0] for name, bijector in bijectors.items()}
 
     return Constrained(log_density, lambda x: mapped(x)[0], inverse)
 
@@ -142,4 +142,4 @@ def simplex() -> Bijector:
 
 
 def _fixed(forward: Callable[[Array], tuple], inverse: Callable[[Array], tuple]) -> Bijector:
-    return Bijector(lambda key, x: (), lambda _, x: forward(x), lambda _, z: inverse(z))
+    return Bijector(lambda key, x: (), lambda _, x: forward(jnp.asarray(x)), lambda _, z: inverse(jnp.asarray(z)))

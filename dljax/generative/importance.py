@@ -36,7 +36,7 @@ def effective_sample_size(log_weights: Float[Array, " S"]) -> Float[Array, ""]:
 def pareto_smoothed(log_weights: Float[Array, " S"]) -> ParetoSmoothed:
     """Pareto-smoothed importance sampling (PSIS): the M largest weights become quantiles of a generalised Pareto distribution fitted to them.
 
-      M = min(S/5, 3√S),   k̂ shrunk towards ½ as by ten further observations
+      M = ⌊min(S/5, 3√S)⌋,   k̂ shrunk towards ½ as by ten further observations
 
     Args:
       log_weights: log p(x, z_s) - log q(z_s) of S >= 25 samples, finite, with or without a constant.
@@ -52,7 +52,7 @@ def pareto_smoothed(log_weights: Float[Array, " S"]) -> ParetoSmoothed:
     size = len(log_weights)
     if size < 25:
         raise ValueError(f"pareto_smoothed: log_weights must hold at least 25 numbers, or there is no tail to fit, got {size}")
-    tail = int(-(-min(size / 5, 3 * size**0.5) // 1))
+    tail = int(min(size / 5, 3 * size**0.5))
     order = jnp.argsort(log_weights)
     ordered = log_weights[order] - log_weights.max()
     threshold = jnp.exp(ordered[size - tail - 1])

@@ -189,7 +189,7 @@ TERMS = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]], bool)
 
 def discrete_terms(z):
     """Three coins: two pairs that like to agree, and one that likes 1."""
-    return jnp.array([2 * z[0] * z[1] - 4, 1.5 * (1 - z[1]) * (1 - z[2]) + 7, 0.7 * z[2] - 9])
+    return jnp.array([2 * z[0] * z[1] - 4, 1.5 * (1 - z[1]) * (1 - z[2]) - 7, 0.7 * z[2] - 9])
 
 
 def test_10_1_score_functions_of_a_discrete_guide_are_unbiased_by_enumeration():

@@ -16,7 +16,7 @@ def cases():
         0.3 * rng.normal(size=200), 2 * rng.normal(size=500) - 1000, rng.exponential(size=1000) * 0.9, rng.uniform(size=100), rng.standard_t(3, size=2000),
     ]  # fmt: skip
     for case, log_weights in enumerate(drawn):
-        smoothed, k_hat = array_stats.psislw(log_weights)
+        smoothed, k_hat = array_stats.psislw(-log_weights)  # it takes log likelihoods that are left out, and turns them round
         values |= {f"{case}/log_weights": log_weights, f"{case}/smoothed": smoothed, f"{case}/k_hat": np.asarray(k_hat)}
     return values
 

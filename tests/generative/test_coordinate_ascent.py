@@ -161,7 +161,7 @@ def test_bad_options_are_refused():
     with pytest.raises(ValueError, match=r"start must give natural parameters for \['z'\], got \[\]"):
         coordinate_ascent(lambda stats, x: 0.0, {"z": normal}, lambda key, x: {}).init(jax.random.key(0), ())
     for name in ("mean_precision", "concentration", "rate"):
-        with pytest.raises(ValueError, match=rf"normal_sample: {name} must be in \(0, inf\], got 0"):
+        with pytest.raises(ValueError, match=rf"normal_sample: {name} must be in \(0, inf\), got 0"):
             normal_sample(**{name: 0})
     with pytest.raises(ValueError, match="normal_mixture: num_components must be >= 1, got 0"):
         normal_mixture(0)
@@ -169,5 +169,5 @@ def test_bad_options_are_refused():
         normal_mixture(2, concentration=0)
     with pytest.raises(ValueError, match="normal_mixture: mean_precision must be in"):
         normal_mixture(2, mean_precision=-1)
-    with pytest.raises(ValueError, match=r"normal_mixture: degrees must be in \(1, inf\], got 1"):
+    with pytest.raises(ValueError, match=r"normal_mixture: degrees must be in \(1, inf\), got 1"):
         normal_mixture(2, degrees=1).init(jax.random.key(0), {"x": jnp.zeros((3, 2))})

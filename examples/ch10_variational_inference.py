@@ -15,19 +15,10 @@ from jax.scipy.stats import multivariate_normal, norm
 
 import dljax
 from dljax.engine import FitConfig
-from dljax.generative import (
-    doubly_reparameterised,
-    forward_kl,
-    gradient_variance,
-    importance_weighted,
-    mean_field_guide,
-    rao_blackwellised,
-    reparameterised,
-    reverse_kl,
-    score_function,
-    sticking_the_landing,
-    vi,
-)
+from dljax.generative.bounds import forward_kl, importance_weighted, reverse_kl
+from dljax.generative.estimators import doubly_reparameterised, rao_blackwellised, reparameterised, score_function, sticking_the_landing
+from dljax.generative.guides import mean_field_guide
+from dljax.generative.variational import gradient_variance, vi
 
 STEPS = int(os.environ.get("STEPS", "1000"))
 covariance = jnp.array([[1.0, 0.9], [0.9, 1.0]])
@@ -73,10 +64,17 @@ estimators = {
     "reparameterised": reparameterised(),
     "sticking the landing": sticking_the_landing(),
 }
-place, options = (jax.random.key(3), posterior.init(jax.random.key(4)), terms, posterior), {"num_samples": 10, "repeats": 20 * STEPS}
-table = gradient_variance(*place, estimators, **options)
 weighted = {"importance-weighted": reparameterised(), "importance-weighted, DReG": doubly_reparameterised()}
-table |= gradient_variance(*place, weighted, divergence=importance_weighted, **options)
+
+
+@jax.jit
+def variances(key):
+    place, options = (key, posterior.init(key), terms, posterior), {"num_samples": 10, "repeats": 2 * STEPS}
+    table = gradient_variance(*place, estimators, **options)
+    return table | gradient_variance(*place, weighted, divergence=importance_weighted, **options)
+
+
+table = variances(jax.random.key(3))
 for name, found in table.items():
     print(f"{name:26s} total variance {float(found.total):12.4g}")
 

@@ -1,8 +1,9 @@
-"""Chapter 10: what a guide leaves out. Forward against reverse KL in a picture, and the gradient variance of eight estimators in a table.
+"""Chapter 10: what a guide leaves out. Forward against reverse KL in a picture, and the gradient variance of nine estimators in a table.
 
-A mean-field guide of a correlated normal distribution is too narrow by reverse KL (the precision's diagonal: scale 0.44) and as wide as the margin by
-forward KL (1.0); of two modes reverse KL takes one, forward KL covers both. At the same guide of a logistic regression the pathwise gradients have a
-variance MEASURED times smaller than the plain score function's. About MEASURED seconds on two cores.
+A mean-field guide of a correlated normal distribution is too narrow by reverse KL (scale 0.44, the precision's diagonal) and as wide as the margin by
+forward KL (1.0); of two modes reverse KL takes one, forward KL covers both. At a guide near the posterior of a logistic regression the plain score
+function's gradient has a variance of 1e5, leaving one out 59, reparameterised 18, sticking the landing 2.5. Rao-Blackwellisation does worse there than
+leaving one out (102): every weight is in the likelihood, and what it drops would have cancelled. About half a minute on two cores.
 """
 
 # %% Two targets in the plane: correlated, and with two modes.
@@ -75,8 +76,9 @@ def variances(key):
 
 
 table = variances(jax.random.key(3))
-for name, found in table.items():
-    print(f"{name:26s} total variance {float(found.total):12.4g}")
+totals = {name: float(table[name].total) for name in (*estimators, *weighted)}
+for name, total in totals.items():
+    print(f"{name:26s} total variance {total:12.4g}")
 
 # %% A figure.
 if __name__ == "__main__":
@@ -94,6 +96,6 @@ if __name__ == "__main__":
             axes.add_patch(Ellipse(mean, *(4 * scale), fill=False, color=colour, linewidth=2, label=divergence))
         axes.set(title=target.__name__.replace("_", " "), aspect="equal")
         axes.legend()
-    bars.barh(list(table), [float(found.total) for found in table.values()])
+    bars.barh(list(totals), list(totals.values()))
     bars.set(xscale="log", title="total variance of the gradient")
     figure.savefig("ch10_variational_inference.png", dpi=150)

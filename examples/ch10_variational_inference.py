@@ -2,7 +2,7 @@
 
 A mean-field guide of a correlated normal distribution is too narrow by reverse KL (scale 0.44, the precision's diagonal) and as wide as the margin by
 forward KL (1.0); of two modes reverse KL takes one, forward KL covers both. At a guide near the posterior of a logistic regression the plain score
-function's gradient has a variance of 1e5, leaving one out 59, reparameterised 18, sticking the landing 2.5. Rao-Blackwellisation does worse there than
+function's gradient has a variance of 1e5, leaving one out 59, reparameterised 18, sticking the landing 2.5. Rao-Blackwellisation is worse there than
 leaving one out (102): every weight is in the likelihood, and what it drops would have cancelled. About half a minute on two cores.
 """
 
@@ -86,8 +86,7 @@ if __name__ == "__main__":
     from matplotlib.patches import Ellipse
 
     figure = Figure(figsize=(13, 4), layout="constrained")
-    axis = jnp.linspace(-3.5, 3.5, 150)
-    grid = jnp.stack(jnp.meshgrid(axis, axis), -1)
+    grid = jnp.stack(jnp.meshgrid(axis := jnp.linspace(-3.5, 3.5, 150), axis), -1)
     *places, bars = figure.subplots(1, 3)
     for axes, target in zip(places, (correlated, two_modes), strict=True):
         axes.contour(axis, axis, jnp.exp(jax.vmap(jax.vmap(target))(grid)), colors="0.6", linewidths=0.8)

@@ -205,7 +205,7 @@ def flow_guide(bijector: Bijector, like: Point, *, scale: Numeric = 0.1) -> Guid
 
     def init(key: Key) -> Params:
         layer_key, noise_key = jax.random.split(key)
-        return bijector.init(layer_key, start + scale * jax.random.normal(noise_key, (_NUM_POINTS, start.size), start.dtype))
+        return bijector.init(layer_key, start[None] + scale * jax.random.normal(noise_key, (_NUM_POINTS, start.size), start.dtype))
 
     def sample_and_log_prob(key: Key, params: Params) -> tuple[Point, Float[Array, ""]]:
         noise = jax.random.normal(key, start.shape, start.dtype)

@@ -20,6 +20,7 @@ SMALL = {
     "bible/english-to-spanish": {"vocab_size": 200, "width": 8, "hidden": 8, "num_layers": 1, "num_heads": 2, "groups": 2, "batch_size": 4},
     "bible/masked-lm": {"width": 8, "num_heads": 2, "num_layers": 1, "batch_size": 2},
     "bible/skip-gram": {"dimension": 4, "batch_size": 8},
+    "breast-cancer/bayesian-logistic": {"num_samples": 2},
     "cartpole/genetic": {"population_size": 4, "width": 2, "episodes": 1},
     "cartpole/openai-es": {"population_size": 4, "width": 2},
     "cartpole/ppo": {"num_envs": 2, "horizon": 8, "width": 8},
@@ -33,6 +34,7 @@ SMALL = {
     "digits/mlp": {"width": 16, "batch_size": 8},
     "digits/natural-gradient": {"width": 8},
     "digits/vae": {"width": 16, "batch_size": 8},
+    "eight-schools/vi": {"width": 4, "layers": 1, "num_samples": 2},
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
     "esol/mpnn": {"width": 4, "batch_size": 4},
     "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
@@ -43,6 +45,7 @@ SMALL = {
     "fashion-mnist/resnet": {"blocks": (1,), "width": 2, "batch_size": 4},
     "fashion-mnist/vit": {"patch_size": 14, "width": 8, "num_layers": 1, "num_heads": 2, "batch_size": 4},
     "grid/gan": {"width": 16, "batch_size": 16},
+    "iris/bayesian-mixture": {"num_samples": 2},
     "karate/gcn": {"width": 4},
     "reversal/seq2seq": {"width": 8, "batch_size": 4, "longest": 3, "sampling": 0.5},
     "ring/gan": {"width": 16, "batch_size": 16},
@@ -55,8 +58,8 @@ SMALL = {
 # Their learner is of a kind that another recipe here has too: the nightly script tries these.
 SLOW = {
     "adding/lstm", "bible/english-to-spanish", "bible/masked-lm", "cartpole/genetic", "cmudict/seq2seq", "cora/gat", "cora/link-prediction",
-    "digits/natural-gradient", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/vit", "grid/gan", "karate/gcn",
-    "shakespeare/gpt",
+    "digits/natural-gradient", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/vit", "grid/gan", "iris/bayesian-mixture",
+    "karate/gcn", "shakespeare/gpt",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dljax.core.checks import check_choice
-from dljax.data import airports, fetch, parsers, pronunciations, sword
+from dljax.data import airports, fetch, parsers, pronunciations, sword, tables
 from dljax.data.entry import Entry, File
 
 _ENTRIES = (
@@ -140,6 +140,20 @@ _ENTRIES = (
         description="34 members of a karate club, 78 friendships, 2 factions, embedded (Zachary, 1977)",
         parse=parsers.parse_karate,
     ),
+    Entry(
+        name="breast-cancer",
+        modality="table",
+        licence="CC BY 4.0",
+        description="569 breast masses, 30 measurements of cell nuclei, benign or malignant, embedded in scikit-learn (Street et al., 1993)",
+        parse=tables.parse_breast_cancer,
+    ),
+    Entry(
+        name="iris",
+        modality="table",
+        licence="CC BY 4.0",
+        description="150 flowers of 3 species, 4 measurements, embedded in scikit-learn (Fisher, 1936)",
+        parse=tables.parse_iris,
+    ),
 )
 
 CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -202,6 +216,8 @@ def load(name: str) -> dict[str, Any]:
     - cmudict: `words`, strings [126052], `pronunciations`, for each the tuple of its pronunciations, tuples of phonemes with their stress, such as
       ("HH", "AH0", "L", "OW1"), and `phonemes`, the 39 phonemes without stress.
     - karate: `x` float32 [34, 34], the identity, `y` int32 [34], `senders` and `receivers` int32 [156].
+    - breast-cancer: `x` float64 [569, 30], mean, standard error and worst of ten measurements, `y` int32 [569], 1 for benign.
+    - iris: `x` float64 [150, 4], cm, `y` int32 [150] in 0 ... 2.
 
     Files are looked for in the folder `DLJAX_DATA` (in it, or in a folder of the data set's name in it), dljax's cache, the Debian package's
     folder, the Python package's, and then downloaded to the cache.
@@ -256,7 +272,7 @@ def available() -> tuple[Info, ...]:
     """`info` of every data set of the catalogue.
 
     >>> [info.name for info in available() if info.place == "embedded"]
-    ['digits', 'karate']
+    ['digits', 'karate', 'breast-cancer', 'iris']
     """
     return tuple(info(name) for name in CATALOGUE)
 

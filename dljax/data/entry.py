@@ -50,7 +50,7 @@ class Entry:
 
     Attributes:
       name: what `load` calls it.
-      modality: "image", "text", "graph", "molecule" or "geography".
+      modality: "image", "text", "graph", "molecule", "table" or "geography".
       licence, description: for people.
       parse: `{file name: content} -> arrays`, the dictionary that `load` returns.
       files: what it is made of; none where it is embedded in an installed package.

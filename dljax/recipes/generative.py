@@ -1,4 +1,4 @@
-"""Generative models: adversarial nets (chapter 9), flows and autoencoders (chapter 10)."""
+"""Generative models: adversarial nets (chapter 9), autoencoders (chapter 10)."""
 
 from dljax.core.experiment import AtLeast, AtMost, Experiment, recipe
 
@@ -105,80 +105,6 @@ def ring_gan(
         per_step=batch_size,
         unit="examples",
         exports=lambda key: {"discriminate": (jnp.zeros((1, 2)),)},
-    )
-
-
-@recipe(
-    "eight-gaussians/spline-flow",
-    chapter=10,
-    rows=("10.3",),
-    target=AtMost("nll_gap", 0.05, source="nats above the exact entropy of the mixture, 2.8316 by quadrature, which no density falls below"),
-    minutes=1.5,
-)
-def eight_gaussians_spline_flow(
-    layers: int = 6,
-    num_bins: int = 8,
-    width: int = 64,
-    learning_rate: float = 2e-3,
-    batch_size: int = 512,
-    steps: int = 3000,
-) -> Experiment:
-    """A neural spline flow on eight Gaussians, fresh samples in every step.
-
-    Metrics on 100,000 samples that are the same in every run: `nll` (nats) and `nll_gap`, how far it lies above the exact entropy; the number of
-    samples leaves it a standard error of 0.003.
-    """
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from dljax import data
-    from dljax.core import Fold, Mean, check_int, check_range
-    from dljax.data.toy import eight_gaussians
-    from dljax.generative.flows import act_norm, chain, flow, repeat, spline_coupling
-
-    check_int("eight-gaussians/spline-flow", "width", width, minimum=1)
-    check_int("eight-gaussians/spline-flow", "batch_size", batch_size, minimum=1)
-    check_range("eight-gaussians/spline-flow", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
-    density = eight_gaussians()
-    entropy, _ = density.entropy
-    bijector = chain(act_norm(), repeat(spline_coupling(num_bins=num_bins, hidden=(width, width)), layers))
-    learner = flow(bijector, optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1))), size=2)
-    fold = learner.evaluate
-    assert fold is not None
-
-    def with_gap(acc):
-        nll = fold.finish(acc)["nll"]
-        return {"nll": nll, "nll_gap": Mean(nll.total - entropy * nll.weight, nll.weight)}
-
-    def figures(params, key):
-        from dljax import report
-
-        sample_key, truth_key = jax.random.split(key)
-        samples = {
-            "true": density.sample(truth_key, 5000),
-            "generated": jax.jit(learner.functions["sample"], static_argnums=2)(sample_key, params, 5000),
-        }
-        grid, extent = _grid(4.5)
-        log_probs = {"true": density.log_prob(grid), "learned": jax.jit(learner.functions["log_prob"])(key, params, grid)}
-        maps = {name: jnp.maximum(value, -12).reshape(_PIXELS, _PIXELS) for name, value in log_probs.items()}
-        return {
-            "samples": report.plot(_beside(samples, 4.5), "5,000 samples of the mixture and of the flow"),
-            "log-density": report.plot(
-                _maps(maps, extent), "Log-density in nats, cut off at -12; bridges between the modes are the price of a continuous map"
-            ),
-        }
-
-    return Experiment(
-        learner._replace(evaluate=Fold(fold.init, fold.step, with_gap)),
-        data.from_sampler(lambda key: density.sample(key, batch_size)),
-        steps=steps,
-        evaluation={"x": density.sample(jax.random.key(2019), 100_000)},
-        batch_size=10_000,
-        figures=figures,
-        per_step=batch_size,
-        unit="examples",
-        exports=lambda key: {"log_prob": (jnp.zeros((1, 2)),)},
     )
 
 

@@ -33,7 +33,7 @@ OTHERS = {
 }
 
 
-def perturbed(params, scale=0.3):
+def perturbed(params, scale=0.2):
     """Parameters away from the identity that most flows begin at."""
     rng = np.random.default_rng(7)
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + scale * rng.normal(size=leaf.shape)), params)

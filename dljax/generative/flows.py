@@ -13,9 +13,7 @@ from dljax.generative.bijectors import Bijector, Point, encoded, estimate_or_exa
 from dljax.generative.densities import Density, maximum_likelihood, standard_normal
 
 
-def flow(
-    bijector: Bijector, optimizer: optax.GradientTransformation, *, size: int | Sequence[int], base: Density | None = None
-) -> Learner:
+def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: int | Sequence[int], base: Density | None = None) -> Learner:
     """Maximum likelihood of a simple density pushed through a bijector.
 
       log p(x | c) = log p_base(z) + log|det ∂z/∂x|,   z = f⁻¹(x; c)

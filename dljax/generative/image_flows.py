@@ -70,7 +70,9 @@ def squeezed(bijector: Bijector) -> Bijector:
 
     def init(key: Key, x: Num[Array, "B ..."], *context: Array) -> Params:
         if x.ndim != 4 or x.shape[1] % 2 or x.shape[2] % 2:
-            raise ValueError(f"squeezed: pictures must be [B, H, W, C] with even H and W at every level, got {list(x.shape)}; pad them, or squeeze less")
+            raise ValueError(
+                f"squeezed: pictures must be [B, H, W, C] with even H and W at every level, got {list(x.shape)}; pad them, or squeeze less"
+            )
         return bijector.init(key, squeeze(x), *(squeeze(part) if part.ndim == x.ndim else part for part in context))
 
     def forward(params: Params, z: Point, *context: Array) -> Mapped:

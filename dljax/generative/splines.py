@@ -66,9 +66,7 @@ def rational_quadratic_spline(raw: Float[Array, "*B P"], x: Float[Array, "*B"], 
         part = (place - left) / width
     share = part * (1 - part)
     denominator = mean_slope + bend * share
-    log_slope = (
-        2 * jnp.log(mean_slope) + jnp.log(next_slope * part**2 + 2 * mean_slope * share + slope * (1 - part) ** 2) - 2 * jnp.log(denominator)
-    )
+    log_slope = 2 * jnp.log(mean_slope) + jnp.log(next_slope * part**2 + 2 * mean_slope * share + slope * (1 - part) ** 2) - 2 * jnp.log(denominator)
     y = left + width * part if is_inverse else bottom + height * (mean_slope * part**2 + slope * share) / denominator
     is_inside = (x > -bound) & (x < bound)
     return jnp.where(is_inside, y, x), jnp.where(is_inside, -log_slope if is_inverse else log_slope, 0)

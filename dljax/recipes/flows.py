@@ -37,9 +37,7 @@ def eight_gaussians_spline_flow(
     target=AtMost("nll_gap", 0.15, source="nats above the exact entropy of the mixture, 2.8316 by quadrature, which no density falls below"),
     minutes=1.5,
 )
-def eight_gaussians_realnvp(
-    layers: int = 12, width: int = 64, learning_rate: float = 1e-3, batch_size: int = 512, steps: int = 4000
-) -> Experiment:
+def eight_gaussians_realnvp(layers: int = 12, width: int = 64, learning_rate: float = 1e-3, batch_size: int = 512, steps: int = 4000) -> Experiment:
     """RealNVP on eight Gaussians, fresh samples in every step: affine couplings that take turns, scales bounded. Metrics as of the spline flow."""
     from dljax.data.toy import eight_gaussians
     from dljax.generative import act_norm, affine_coupling, chain, repeat
@@ -105,7 +103,12 @@ def plane_ffjord(
     "fashion-mnist/maf",
     chapter=10,
     rows=("10.3", "10.4"),
-    target=AtMost("bits_per_dim", 4.0, source=""),
+    target=AtMost(
+        "bits_per_dim",
+        3.898,
+        source="what a first-order Markov chain along the rows, fitted by counting on the training pictures, gives the test pictures exactly (independent "
+        "pixels: 4.588); no figure of this architecture in minutes is published",
+    ),
     minutes=15,
     data="fashion-mnist",
 )
@@ -123,7 +126,12 @@ def fashion_mnist_maf(
     "fashion-mnist/glow",
     chapter=10,
     rows=("10.3", "10.4"),
-    target=AtMost("bits_per_dim", 4.0, source=""),
+    target=AtMost(
+        "bits_per_dim",
+        3.898,
+        source="what a first-order Markov chain along the rows, fitted by counting on the training pictures, gives the test pictures exactly (independent "
+        "pixels: 4.588); no figure of this architecture in minutes is published",
+    ),
     minutes=15,
     data="fashion-mnist",
 )
@@ -131,7 +139,8 @@ def fashion_mnist_glow(
     num_levels: int = 2, num_steps: int = 8, width: int = 64, learning_rate: float = 1e-3, batch_size: int = 64, steps: int = 4000
 ) -> Experiment:
     """Glow on dequantised clothes. `bits_per_dim` bounds -log₂ P from above, per pixel of a test picture; `bits_of_16` is the tighter bound of
-    16 importance samples, on 500 of them."""
+    16 importance samples, on 500 of them.
+    """
     from dljax.generative import chain, dequantise, glow, logit
 
     bijector = chain(dequantise(256), logit(0.05), glow(num_levels=num_levels, num_steps=num_steps, width=width))
@@ -225,7 +234,8 @@ def _clothes(name, bijector, shape, learning_rate, batch_size, steps):
         x = pictures["test"]["x"][:500]
         bound = jax.jit(lambda key: learner.functions["log_prob"](key, params, x))
         draws = jnp.stack([bound(draw_key) for draw_key in jax.random.split(key, 16)])
-        return {"bits_of_16": float(-(jax.nn.logsumexp(draws, 0) - math.log(16)).mean() / bits)}
+        tighter = -(jax.nn.logsumexp(draws, 0) - math.log(16)).mean() / bits
+        return {"bits_of_16": float(tighter), "bits_of_markov_chain": _markov_chain(pictures)}
 
     def figures(params, key):
         from dljax import report
@@ -246,3 +256,15 @@ def _clothes(name, bijector, shape, learning_rate, batch_size, steps):
         unit="examples",
         exports=lambda key: {"log_prob": (jnp.zeros((1, *shape), jnp.uint8),)},
     )
+
+
+def _markov_chain(pictures):
+    """Exact bits per dimension of test pictures by a first-order Markov chain along the rows, one for all rows, counted with 0.01 added."""
+    import numpy as np
+
+    train, test = (pictures[part]["x"].reshape(-1, 28, 28) for part in ("train", "test"))
+    pairs = np.bincount(train[:, :, :-1].ravel().astype(int) * 256 + train[:, :, 1:].ravel(), minlength=256**2).reshape(256, 256) + 0.01
+    firsts = np.stack([np.bincount(row, minlength=256) for row in train[:, :, 0].T]) + 0.01
+    within = np.log2(pairs / pairs.sum(1, keepdims=True))[test[:, :, :-1], test[:, :, 1:]].sum((1, 2))
+    first = np.log2(firsts / firsts.sum(1, keepdims=True))[np.arange(28)[None], test[:, :, 0]].sum(1)
+    return float(-(within + first).mean() / 784)

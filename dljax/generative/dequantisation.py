@@ -28,8 +28,8 @@ def dequantise(num_values: int, noise: Bijector | None = None) -> Bijector:
       A bijector without an exact `inverse`: `estimate` draws u, and `forward` rounds down. Put it first in a `chain`; `logit` may follow.
     Raises:
       ValueError: `num_values` < 1, or data that are not whole numbers (of an integer type).
-    Source: Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models, section 3.1; Ho, Chen, Srinivas, Duan and Abbeel (2019),
-      Flow++, eq. 12.
+    Source: Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models, section 3.1; Ho, Chen, Srinivas, Duan and Abbeel
+      (2019), Flow++, eq. 12.
 
     >>> layer = dequantise(4)
     >>> y, _ = layer.estimate(jax.random.key(0), (), jnp.array([0, 3]))

@@ -24,8 +24,9 @@ def flow(bijector: Bijector, optimizer: optax.GradientTransformation, *, size: i
       size: D >= 1, the length of a data point, or the shape of one, such as (28, 28, 1).
       base: the density of z; None for the standard normal.
     Returns:
-      A learner on batches `{"x": [B, ...]}`, with `"context": [B, ...]` besides where f has one; metric `nll` [] (nats per example), in steps and
-      in evaluation, exact where f has an inverse (steps: no estimate), else a bound. Its params are `{"base": ..., "bijector": ...}`, and its functions
+      A learner on batches `{"x": [B, ...]}`, with `"context": [B, ...]` besides where f has one. Its metric is `nll` [] (nats per example): in
+      evaluation exact where f has an inverse, else a bound; in steps by f's estimate, where it has one.
+      Its params are `{"base": ..., "bijector": ...}`, and its functions
       `log_prob(key, params, x [B, ...], *context) -> [B]` (nats), `sample(key, params, num, *context [num, ...]) -> [num, ...]`,
       `forward(key, params, z, *context) -> x` and `inverse(key, params, x, *context) -> z`; keys are for samples and estimates.
     Raises:
@@ -80,7 +81,8 @@ def pushforward(bijector: Bijector, base: Density) -> Density:
         return {"base": base.init(base_key, encoded(bijector, noise_key, params, x, *context)), "bijector": params}
 
     def log_prob(params: Params, x: Point, *context: Array) -> Float[Array, ""]:
-        assert bijector.inverse is not None and base.log_prob is not None
+        assert bijector.inverse is not None
+        assert base.log_prob is not None
         z, log_det = bijector.inverse(params["bijector"], x, *context)
         return base.log_prob(params["base"], z) + log_det
 

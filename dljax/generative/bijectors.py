@@ -127,14 +127,13 @@ def repeat(bijector: Bijector, num_layers: int) -> Bijector:
         return z, log_dets.sum()
 
     def inverse(params: Params, x: Point, *context: Array) -> Mapped:
-        assert bijector.inverse is not None
-        x, log_dets = lax.scan(lambda x, layer: bijector.inverse(layer, x, *context), x, params)
+        way = exact_inverse("repeat", bijector)
+        x, log_dets = lax.scan(lambda x, layer: way(layer, x, *context), x, params)
         return x, log_dets.sum()
 
     def estimate(key: Key, params: Params, x: Point, *context: Array) -> Mapped:
-        assert bijector.estimate is not None
-        layers = jax.random.split(key, num_layers), params
-        x, log_dets = lax.scan(lambda x, layer: bijector.estimate(layer[0], layer[1], x, *context), x, layers)
+        way, layers = estimate_or_exact(bijector), (jax.random.split(key, num_layers), params)
+        x, log_dets = lax.scan(lambda x, layer: way(layer[0], layer[1], x, *context), x, layers)
         return x, log_dets.sum()
 
     return Bijector(init, forward, inverse if bijector.inverse else None, estimate if bijector.estimate else None)
@@ -151,9 +150,22 @@ def inverted(bijector: Bijector) -> Bijector:
     >>> inverted(act_norm()).forward(params, jnp.array([3.0]))[0].tolist()
     [1.0]
     """
+    return Bijector(bijector.init, exact_inverse("inverted", bijector), bijector.forward)
+
+
+def exact_inverse(who: str, bijector: Bijector) -> Map:
+    """The inverse of a bijector, for a layer `who` that cannot do without one.
+
+    Raises:
+      ValueError: there are only estimates.
+
+    >>> exact_inverse("doc", Bijector(lambda key, x: (), lambda _, z: (z, jnp.zeros(())), None))
+    Traceback (most recent call last):
+    ValueError: doc: bijector must have an exact inverse, got one that has only an estimate
+    """
     if bijector.inverse is None:
-        raise ValueError("inverted: bijector must have an exact inverse, got one that has only an estimate")
-    return Bijector(bijector.init, bijector.inverse, bijector.forward)
+        raise ValueError(f"{who}: bijector must have an exact inverse, got one that has only an estimate")
+    return bijector.inverse
 
 
 def exact_or_estimate(bijector: Bijector) -> Estimate:

@@ -70,11 +70,14 @@ def maximum_likelihood(density: Density, optimizer: optax.GradientTransformation
         return LikelihoodState(optax.apply_updates(state.params, updates), opt_state), {"nll": nll}
 
     def exact(key: Key, params: Params, x: Num[Array, "B ..."], *context: Array) -> Float[Array, " B"]:
-        return jax.vmap(lambda x, *context: density.log_prob(params, x, *context))(x, *context)
+        assert density.log_prob is not None
+        way = density.log_prob
+        return jax.vmap(lambda x, *context: way(params, x, *context))(x, *context)
 
     def estimates(key: Key, params: Params, x: Num[Array, "B ..."], *context: Array) -> Float[Array, " B"]:
-        keys = jax.random.split(key, len(x))
-        return jax.vmap(lambda key, x, *context: density.estimate(key, params, x, *context))(keys, x, *context)
+        assert density.estimate is not None
+        way, keys = density.estimate, jax.random.split(key, len(x))
+        return jax.vmap(lambda key, x, *context: way(key, params, x, *context))(keys, x, *context)
 
     log_prob = estimates if density.log_prob is None else exact
 

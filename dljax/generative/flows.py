@@ -89,7 +89,10 @@ def pushforward(bijector: Bijector, base: Density) -> Density:
     def estimate(key: Key, params: Params, x: Point, *context: Array) -> Float[Array, ""]:
         base_key, key = jax.random.split(key)
         z, log_det = estimate_or_exact(bijector)(key, params["bijector"], x, *context)
-        return (base.log_prob(params["base"], z) if base.estimate is None else base.estimate(base_key, params["base"], z)) + log_det
+        if base.estimate is not None:
+            return base.estimate(base_key, params["base"], z) + log_det
+        assert base.log_prob is not None
+        return base.log_prob(params["base"], z) + log_det
 
     def sample(key: Key, params: Params, *context: Array) -> Point:
         return bijector.forward(params["bijector"], base.sample(key, params["base"]), *context)[0]

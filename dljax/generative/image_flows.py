@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 
 from dljax.core.checks import check_int
 from dljax.core.contract import Key, Params
-from dljax.generative.bijectors import Bijector, Mapped, Point, chain, repeat
+from dljax.generative.bijectors import Bijector, Mapped, Point, chain, exact_inverse, repeat
 from dljax.generative.couplings import affine, convolutional_network, coupling
 from dljax.generative.elementary_flows import act_norm
 
@@ -24,7 +24,7 @@ def glow(*, num_levels: int = 2, num_steps: int = 8, width: int = 64, max_log_sc
       max_log_scale: > 0, of the affine couplings.
     Raises:
       ValueError: an option out of its range; when the first batch comes: a side that cannot be halved L times.
-    Source: Kingma and Dhariwal (2018), Glow, figure 2. What leaves at a level has a standard normal of its own: the last steps give its mean and scale.
+    Source: Kingma and Dhariwal (2018), Glow, figure 2. What leaves at a level is standard normal: the steps before have given it mean and scale.
 
     >>> layer = glow(num_levels=1, num_steps=1, width=4)
     >>> params = layer.init(jax.random.key(0), jax.random.normal(jax.random.key(1), (2, 4, 4, 1)))
@@ -46,7 +46,7 @@ def squeezed(bijector: Bijector) -> Bijector:
     A context that is a picture [H, W, F] is squeezed too.
 
     Raises:
-      ValueError: when the first batch comes: no picture, or an odd side.
+      ValueError: a bijector without an exact inverse; when the first batch comes: no picture, or an odd side.
     Source: Dinh et al. (2017), RealNVP, section 3.6.
 
     >>> layer = squeezed(act_norm())
@@ -54,6 +54,8 @@ def squeezed(bijector: Bijector) -> Bijector:
     >>> params["shift"].shape
     (4,)
     """
+
+    back = exact_inverse("squeezed", bijector)
 
     def squeeze(x: Num[Array, "*B H W C"]) -> Num[Array, "*B I J F"]:
         *batch, height, width, channels = x.shape
@@ -80,7 +82,7 @@ def squeezed(bijector: Bijector) -> Bijector:
         return spread(x), log_det
 
     def inverse(params: Params, x: Point, *context: Array) -> Mapped:
-        z, log_det = bijector.inverse(params, squeeze(x), *narrowed(context))
+        z, log_det = back(params, squeeze(x), *narrowed(context))
         return spread(z), log_det
 
     return Bijector(init, forward, inverse)
@@ -90,7 +92,7 @@ def on_half(bijector: Bijector) -> Bijector:
     """A bijector of the first half of the features (channels); the others stay what they are, and leave the flow here.
 
     Raises:
-      ValueError: when the first batch comes: fewer than two features.
+      ValueError: a bijector without an exact inverse; when the first batch comes: fewer than two features.
     Source: Dinh et al. (2017), RealNVP, section 3.6, eq. 14-16.
 
     >>> layer = on_half(act_norm())
@@ -98,6 +100,8 @@ def on_half(bijector: Bijector) -> Bijector:
     >>> layer.inverse(params, jnp.array([2.0, 7.0]))[0].tolist()
     [1.0, 7.0]
     """
+
+    back = exact_inverse("on_half", bijector)
 
     def init(key: Key, x: Num[Array, "B ..."], *context: Array) -> Params:
         if x.shape[-1] < 2:
@@ -111,7 +115,7 @@ def on_half(bijector: Bijector) -> Bijector:
 
     def inverse(params: Params, x: Point, *context: Array) -> Mapped:
         moved, still = jnp.split(x, [x.shape[-1] // 2], -1)
-        moved, log_det = bijector.inverse(params, moved, *context)
+        moved, log_det = back(params, moved, *context)
         return jnp.concatenate([moved, still], -1), log_det
 
     return Bijector(init, forward, inverse)

@@ -23,8 +23,8 @@ def residual(
       log|det ∂z/∂x| = Σ_{k≥1} (-1)^{k+1}/k tr(J^k),   J = ∂g/∂x
 
     g is a network of LipSwish layers, each divided by a bound of its spectral norm. `inverse` takes the determinant of the whole Jacobian (D passes);
-    `estimate`, by which a flow is trained, puts the vᵀJ^k v of one random sign vector in place of each trace (Hutchinson) and ends the series at random,
-    with every term divided by the probability of coming to it (Russian roulette): both leave the mean what it is, of the value and of its gradient.
+    `estimate`, by which a flow is trained, puts the vᵀJ^k v of one random sign vector in place of each trace (Hutchinson) and ends the series at
+    random, with every term divided by the probability of coming to it (Russian roulette): both leave the mean of the value and of its gradient.
     `forward` finds x by the fixed point x ← z - g(x).
 
     Args:
@@ -91,7 +91,7 @@ def residual(
                 return (number < max_iterations) & (jnp.abs(x - before).max() > tolerance)
 
             first = z - network(start)
-            return lax.while_loop(goes_on, lambda carry: (carry[0] + 1, z - network(carry[1]), carry[1]), (1, first, start))[1]
+            return lax.while_loop(goes_on, lambda carry: (carry[0] + 1, z - network(carry[1]), carry[1]), (jnp.int32(1), first, start))[1]
 
         def solve_linear(linear: Callable[[Point], Point], rise: Point) -> Point:
             return jnp.linalg.solve(jax.jacfwd(linear)(rise), rise)

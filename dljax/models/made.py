@@ -24,7 +24,8 @@ class MADE(linen.Module):
       activation: between the layers.
       last_init: of the kernel of the last layer.
 
-    Source: Germain, Gregor, Murray and Larochelle (2015), MADE: Masked Autoencoder for Distribution Estimation, eq. 12-13 (degrees in turn, not drawn).
+    Source: Germain, Gregor, Murray and Larochelle (2015), MADE: Masked Autoencoder for Distribution Estimation, eq. 12-13; degrees in turn, not
+      drawn.
 
     >>> import jax
     >>> model = MADE(2, (16,))

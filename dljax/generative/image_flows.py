@@ -54,7 +54,6 @@ def squeezed(bijector: Bijector) -> Bijector:
     >>> params["shift"].shape
     (4,)
     """
-
     back = exact_inverse("squeezed", bijector)
 
     def squeeze(x: Num[Array, "*B H W C"]) -> Num[Array, "*B I J F"]:
@@ -100,7 +99,6 @@ def on_half(bijector: Bijector) -> Bijector:
     >>> layer.inverse(params, jnp.array([2.0, 7.0]))[0].tolist()
     [1.0, 7.0]
     """
-
     back = exact_inverse("on_half", bijector)
 
     def init(key: Key, x: Num[Array, "B ..."], *context: Array) -> Params:

@@ -79,14 +79,16 @@ def plane_maf(
 def plane_ffjord(
     density: str = "pinwheel",
     width: int = 64,
-    num_steps: int = 6,
+    solver: str = "bosh3",
+    num_steps: int = 5,
     trace: str = "exact",
     learning_rate: float = 5e-3,
     batch_size: int = 512,
     steps: int = 2000,
 ) -> Experiment:
-    """FFJORD on one of four densities: checkerboard, eight-gaussians, pinwheel, two-moons; as many equal steps of a fifth-order solver as given.
+    """FFJORD on one of four densities: checkerboard, eight-gaussians, pinwheel, two-moons.
 
+    It is trained with few equal steps of a solver and scored with four times as many, so that what coarse steps get wrong is no gain.
     Metrics on 10,000 samples: `nll` (nats) and `nll_gap`, its mean distance from the exact log-density: the divergence KL(p || flow).
     """
     from dljax.core import check_choice
@@ -95,8 +97,10 @@ def plane_ffjord(
     from dljax.nn.ode import ODEConfig
 
     check_choice("plane/ffjord", "density", density, PLANAR_DENSITIES)
-    field = continuous(hidden=(width, width, width), config=ODEConfig("dopri5", num_steps), trace=trace)
-    return _planar("plane/ffjord", PLANAR_DENSITIES[density](), chain(act_norm(), field), learning_rate, batch_size, steps, num_samples=10_000)
+    coarse, fine = (
+        chain(act_norm(), continuous(hidden=(width, width), config=ODEConfig(solver, number), trace=trace)) for number in (num_steps, 4 * num_steps)
+    )
+    return _planar("plane/ffjord", PLANAR_DENSITIES[density](), coarse, learning_rate, batch_size, steps, scored=fine, num_samples=10_000)
 
 
 @recipe(
@@ -151,8 +155,8 @@ def fashion_mnist_glow(
     return _clothes("fashion-mnist/glow", bijector, (28, 28, 1), learning_rate, batch_size, steps)
 
 
-def _planar(name, density, bijector, learning_rate, batch_size, steps, num_samples=100_000):
-    """A flow on fresh samples of a density of the plane, and how far above its entropy it stays."""
+def _planar(name, density, bijector, learning_rate, batch_size, steps, scored=None, num_samples=100_000):
+    """A flow on fresh samples of a density of the plane, and how far above its entropy it stays; `scored` is what it is scored and drawn by."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -164,7 +168,11 @@ def _planar(name, density, bijector, learning_rate, batch_size, steps, num_sampl
     check_int(name, "batch_size", batch_size, minimum=1)
     check_range(name, "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     shape = optax.cosine_decay_schedule(1.0, max(steps, 1))
-    learner = flow(bijector, optax.chain(optax.clip_by_global_norm(5.0), optax.adam(lambda step: learning_rate * shape(step))), size=2)
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(lambda step: learning_rate * shape(step)))
+    learner = flow(bijector, optimizer, size=2)
+    if scored is not None:
+        exact = flow(scored, optimizer, size=2)
+        learner = learner._replace(evaluate=exact.evaluate, functions=exact.functions)
     fold = learner.evaluate
     assert fold is not None
 

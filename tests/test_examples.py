@@ -11,7 +11,8 @@ STEPS = {
     "ch02_backpropagation": 20, "ch02_own_learner": 20, "ch03_second_order": 3, "ch04_augmentation": 2, "ch04_double_descent": 1,
     "ch12_policy_gradient": 2048,
 }  # fmt: skip
-SLOW = {"ch04_augmentation", "ch08_generation"}  # six programs with convolutions, and six test sets; seven with a Transformer
+# Six programs with convolutions, and six test sets; seven with a Transformer; five flows.
+SLOW = {"ch04_augmentation", "ch08_generation", "ch10_flows"}
 
 
 @pytest.mark.rank_promotion

@@ -173,14 +173,16 @@ def spectral_norm_bound(kernel: Float[Array, "I O"], num_squarings: int = 5) -> 
     3.0
     """
     check_int("spectral_norm_bound", "num_squarings", num_squarings)
+    # The bound of s W is s times that of W: all is divided by a size before it is squared, so that no power overflows.
+    scale = lax.stop_gradient(jnp.maximum(jnp.abs(kernel).max(), jnp.finfo(kernel.dtype).tiny))
+    kernel = kernel / scale
     gram = kernel.T @ kernel if kernel.shape[0] >= kernel.shape[1] else kernel @ kernel.T
-    # Divided by its size before each squaring, whose logarithm is kept: no power overflows.
     log_norm = jnp.zeros((), kernel.dtype)
     for number in range(num_squarings + 1):
         size = jnp.sqrt(jnp.maximum((gram**2).sum(), jnp.finfo(kernel.dtype).tiny))
         log_norm = log_norm + jnp.log(size) / 2**number
         gram = (gram / size) @ (gram / size)
-    return jnp.exp(log_norm / 2)
+    return scale * jnp.exp(log_norm / 2)
 
 
 def _contracted(kernel: Float[Array, "I O"], coefficient: float) -> Float[Array, "I O"]:

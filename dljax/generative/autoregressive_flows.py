@@ -107,8 +107,9 @@ def autoregressive_categorical(num_values: int, *, hidden: Sequence[int] = (64, 
         return network.init(key, jax.nn.one_hot(x[0], num_values), *(part[0] for part in context))
 
     def log_prob(params: Params, x: Num[Array, " D"], *context: Array) -> Float[Array, ""]:
-        chosen = jnp.take_along_axis(logits(params, x, context), jnp.clip(x, 0, num_values - 1).astype(jnp.int32)[:, None], 1)
-        return jnp.where(((x >= 0) & (x < num_values)).all(), chosen.sum(), -jnp.inf)
+        whole = x.astype(jnp.int32)  # uint8 does not know 256
+        chosen = jnp.take_along_axis(logits(params, whole, context), jnp.clip(whole, 0, num_values - 1)[:, None], 1)
+        return jnp.where(((whole >= 0) & (whole < num_values)).all(), chosen.sum(), -jnp.inf)
 
     def sample(key: Key, params: Params, *context: Array) -> Num[Array, " D"]:
         num = params["params"]["last_bias"].size // num_values

@@ -108,12 +108,14 @@ def standard_normal(shape: tuple[int, ...]) -> Density:
 
 
 def categorical() -> Density:
-    """Independent categorical variables, as one-hot vectors [D, K], with learned logits that begin uniform.
+    """Independent categorical variables, as one-hot vectors [D, K], with learned logits.
+
+    They begin as small noise: while they are equal, it makes no difference where a flow moves a value, and it has no gradient.
 
       p(x) = Π_d softmax(θ_d)_{x_d}
 
     >>> density = categorical()
-    >>> params = density.init(jax.random.key(0), jnp.zeros((5, 2, 4)))
+    >>> params = 0 * density.init(jax.random.key(0), jnp.zeros((5, 2, 4)))
     >>> round(float(jnp.exp(density.log_prob(params, jax.nn.one_hot(jnp.array([0, 3]), 4)))), 4)
     0.0625
     """
@@ -121,7 +123,9 @@ def categorical() -> Density:
     def sample(key: Key, params: Params) -> Float[Array, "D K"]:
         return jax.nn.one_hot(jax.random.categorical(key, params), params.shape[-1], dtype=params.dtype)
 
-    return Density(lambda key, x: jnp.zeros(x.shape[1:], x.dtype), lambda params, z: (z * jax.nn.log_softmax(params)).sum(), sample)
+    return Density(
+        lambda key, x: 0.1 * jax.random.normal(key, x.shape[1:], x.dtype), lambda params, z: (z * jax.nn.log_softmax(params)).sum(), sample
+    )
 
 
 def discretised_logistic(spacing: float = 1.0) -> Density:

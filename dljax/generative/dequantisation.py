@@ -59,7 +59,9 @@ def dequantise(num_values: int, noise: Bijector | None = None) -> Bijector:
             u = jax.nn.sigmoid(raw)
             # -log q(u|x), by the change of variables from z to u.
             log_det = log_det + (jax.nn.log_sigmoid(raw) + jax.nn.log_sigmoid(-raw) - norm.logpdf(z)).sum()
-        is_inside = ((x >= 0) & (x < num_values)).all()
+        # uint8 does not know 256.
+        whole = x.astype(jnp.int32)
+        is_inside = ((whole >= 0) & (whole < num_values)).all()
         return (x + u) / num_values, jnp.where(is_inside, log_det - x.size * math.log(num_values), -jnp.inf)
 
     def forward(params: Params, y: Point, *context: Array) -> Mapped:

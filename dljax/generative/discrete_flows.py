@@ -40,8 +40,9 @@ def one_hot(num_values: int) -> Bijector:
         return z.argmax(-1), jnp.zeros((), z.dtype)
 
     def inverse(params: Params, x: Point, *context: Array) -> Mapped:
-        z = jax.nn.one_hot(x, num_values)
-        return z, jnp.where(((x >= 0) & (x < num_values)).all(), jnp.zeros((), z.dtype), -jnp.inf)
+        whole = x.astype(jnp.int32)  # uint8 does not know 256
+        z = jax.nn.one_hot(whole, num_values)
+        return z, jnp.where(((whole >= 0) & (whole < num_values)).all(), jnp.zeros((), z.dtype), -jnp.inf)
 
     return Bijector(init, forward, inverse)
 

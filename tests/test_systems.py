@@ -40,6 +40,8 @@ SYSTEMS = {
     "8.3": "sequence-to-sequence Transformers",
     "8.4": "vision Transformers, mixtures of experts, long context",
     "8.5": "tokenisers",
+    "10.3": "normalizing flows of continuous data",
+    "10.4": "flows of discrete data: dequantisation, discrete and integer flows, autoregression",
 }
 COMPLETE = [row for row in SYSTEMS if row[0] in "234"]
 

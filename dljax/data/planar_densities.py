@@ -65,7 +65,7 @@ def two_moons(scale: float = 0.2, num_nodes: int = 128) -> PlanarDensity:
     def log_prob(x: Float[Array, "N 2"]) -> Float[Array, " N"]:
         centers = arcs(jnp.asarray(angles, float)).reshape(-1, 2)
         squares = jnp.square(x[:, None] - centers[None]).sum(-1)
-        terms = jnp.asarray(np.tile(log_weights, 2), float) - squares / (2 * scale**2)
+        terms = jnp.asarray(np.tile(log_weights, 2), float)[None] - squares / (2 * scale**2)
         return jax.nn.logsumexp(terms, axis=1) - math.log(2 * math.pi * scale**2)
 
     return PlanarDensity(sample, log_prob)

@@ -75,7 +75,7 @@ def discrete_coupling(*, hidden: Sequence[int] = (64, 64), temperature: float = 
         raw = wrap(network(num * given.shape[-1]).apply)(params, inputs)
         return _straight_through(raw.reshape(num, given.shape[-1]), temperature)
 
-    def init(key: Key, x: Float[Array, "B D K"], *context: Array) -> Params:
+    def init(key: Key, x: Float[Array, "B ..."], *context: Array) -> Params:
         if x.ndim != 3 or x.shape[1] < 2:
             raise ValueError(f"discrete_coupling: x must be one-hot [B, D, K] with D >= 2, got {list(x.shape)}; put `one_hot` before it")
         num = x.shape[1] // 2
@@ -123,7 +123,7 @@ def discrete_autoregressive(*, hidden: Sequence[int] = (64, 64), temperature: fl
     def shift(params: Params, x: Float[Array, "D K"], context: tuple[Array, ...]) -> Float[Array, "D K"]:
         return _straight_through(wrap(network(x.shape[-1]).apply)(params, x, *context), temperature)
 
-    def init(key: Key, x: Float[Array, "B D K"], *context: Array) -> Params:
+    def init(key: Key, x: Float[Array, "B ..."], *context: Array) -> Params:
         if x.ndim != 3:
             raise ValueError(f"discrete_autoregressive: x must be one-hot [B, D, K], got {list(x.shape)}; put `one_hot` before it")
         return network(x.shape[-1]).init(key, x[0], *(part[0] for part in context))

@@ -29,8 +29,8 @@ def test_10_4_the_bound_of_dequantised_numbers_is_at_most_their_exact_probabilit
         draws = 4000
         params = perturbed(bijector.init(jax.random.key(0), jnp.asarray(PAIRS)))
         # Behind the logit the density is smooth, and its tails are thin: the cells there lie between the logits of 0, 1/3, 2/3 and 1.
-        nodes, weights = np.polynomial.legendre.leggauss(60)
-        ends = np.array([-40, -np.log(2), np.log(2), 40])
+        nodes, weights = np.polynomial.legendre.leggauss(200)
+        ends = np.array([-30, -np.log(2), np.log(2), 30])
         places = ends[:-1, None] + np.diff(ends)[:, None] * (nodes + 1) / 2
         shares = np.diff(ends)[:, None] * weights / 2
         cells = np.stack([np.stack(np.meshgrid(places[i], places[j], indexing="ij"), -1).reshape(-1, 2) for i, j in PAIRS])

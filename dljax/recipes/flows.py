@@ -37,7 +37,7 @@ def eight_gaussians_spline_flow(
     target=AtMost("nll_gap", 0.15, source="nats above the exact entropy of the mixture, 2.8316 by quadrature, which no density falls below"),
     minutes=1.5,
 )
-def eight_gaussians_realnvp(layers: int = 12, width: int = 64, learning_rate: float = 1e-3, batch_size: int = 512, steps: int = 4000) -> Experiment:
+def eight_gaussians_realnvp(layers: int = 12, width: int = 64, learning_rate: float = 3e-3, batch_size: int = 512, steps: int = 5000) -> Experiment:
     """RealNVP on eight Gaussians, fresh samples in every step: affine couplings that take turns, scales bounded. Metrics as of the spline flow."""
     from dljax.data.toy import eight_gaussians
     from dljax.generative import act_norm, affine_coupling, chain, repeat

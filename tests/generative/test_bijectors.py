@@ -10,21 +10,21 @@ import pytest
 from dljax import generative as g
 from dljax.nn.ode import ODEConfig
 
-FINE = ODEConfig("dopri5", num_steps=8)
+FINE = ODEConfig("bosh3", num_steps=40)
 LAYERS = {
     "act norm": g.act_norm(),
     "planar": g.repeat(g.planar(), 2),
     "radial": g.repeat(g.radial(), 2),
     "NICE": g.repeat(g.additive_coupling(hidden=(4,)), 2),
-    "RealNVP": g.repeat(g.affine_coupling(hidden=(4,)), 2),
+    "RealNVP": g.repeat(g.affine_coupling(max_log_scale=0.7, hidden=(4,)), 2),
     "spline coupling": g.repeat(g.spline_coupling(num_bins=3, bound=3.0, hidden=(4,)), 2),
-    "MAF": g.repeat(g.masked_autoregressive(hidden=(4,)), 2),
+    "MAF": g.repeat(g.masked_autoregressive(g.affine(0.7), hidden=(4,)), 2),
     "autoregressive spline": g.masked_autoregressive(g.spline(3, 3.0), hidden=(4,)),
     "IAF": g.inverse_autoregressive(hidden=(4,)),
     "1 x 1 convolution": g.invertible_convolution(),
     "residual": g.residual(hidden=(4,)),
     "FFJORD": g.continuous(hidden=(4,), config=FINE, trace="hutchinson"),
-    "chain": g.chain(g.act_norm(), g.repeat(g.affine_coupling(hidden=(4,)), 2), g.inverted(g.act_norm())),
+    "chain": g.chain(g.act_norm(), g.affine_coupling(max_log_scale=0.7, hidden=(4,)), g.inverted(g.act_norm())),
 }
 # What makes no density of the whole plane, or none of two numbers.
 OTHERS = {

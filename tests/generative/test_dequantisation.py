@@ -12,7 +12,7 @@ from dljax import generative as g
 
 K = 3
 PAIRS = np.array(list(itertools.product(range(K), repeat=2)), np.int32)
-BEHIND = g.chain(g.act_norm(), g.affine_coupling(hidden=(4,)))
+BEHIND = g.chain(g.act_norm(), g.affine_coupling(max_log_scale=0.5, hidden=(4,)))
 NOISE = g.repeat(g.affine_coupling(hidden=(4,)), 2)
 
 

@@ -13,7 +13,7 @@ from dljax import generative as g
 K = 3
 PAIRS = np.array(list(itertools.product(range(K), repeat=2)), np.int32)
 BEHIND = g.chain(g.act_norm(), g.affine_coupling(max_log_scale=0.5, hidden=(4,)))
-NOISE = g.repeat(g.affine_coupling(hidden=(4,)), 2)
+NOISE = g.repeat(g.affine_coupling(max_log_scale=0.5, hidden=(4,)), 2)
 
 
 def perturbed(params, scale=0.4):
@@ -24,13 +24,14 @@ def perturbed(params, scale=0.4):
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["uniform", "variational"])
 def test_10_4_the_bound_of_dequantised_numbers_is_at_most_their_exact_probability(noise):
     """P(x) is the integral of the density over the cell of x; exp of the estimate is unbiased for it; the estimate's mean lies below its log."""
-    bijector = g.chain(g.dequantise(K, noise), g.logit(0.0), BEHIND)
+    bijector = g.chain(g.dequantise(K, noise), g.logit(0.1), BEHIND)
     with jax.enable_x64(True):
         draws = 4000
         params = perturbed(bijector.init(jax.random.key(0), jnp.asarray(PAIRS)))
-        # Behind the logit the density is smooth, and its tails are thin: the cells there lie between the logits of 0, 1/3, 2/3 and 1.
-        nodes, weights = np.polynomial.legendre.leggauss(200)
-        ends = np.array([-30, -np.log(2), np.log(2), 30])
+        # Cells behind the logit, where the density is smooth. The margin keeps the density before it bounded, and so the weights.
+        nodes, weights = np.polynomial.legendre.leggauss(40)
+        ends = 0.1 + 0.8 * np.arange(K + 1) / K
+        ends = np.log(ends / (1 - ends))
         places = ends[:-1, None] + np.diff(ends)[:, None] * (nodes + 1) / 2
         shares = np.diff(ends)[:, None] * weights / 2
         cells = np.stack([np.stack(np.meshgrid(places[i], places[j], indexing="ij"), -1).reshape(-1, 2) for i, j in PAIRS])
@@ -46,7 +47,7 @@ def test_10_4_the_bound_of_dequantised_numbers_is_at_most_their_exact_probabilit
             return exact, bounds
 
         exact, bounds = map(np.asarray, everything(jax.random.split(jax.random.key(2), draws)))
-    assert exact.sum() == pytest.approx(1, abs=1e-4)
+    assert 0.5 < exact.sum() < 1  # the rest lies in the margin
     weights = np.exp(bounds)
     assert (np.abs(weights.mean(1) - exact) < 4 * weights.std(1) / np.sqrt(draws) + 1e-6).all()
     assert (bounds.mean(1) < np.log(exact)).all()

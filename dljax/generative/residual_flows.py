@@ -153,7 +153,7 @@ def lip_swish(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
     Source: Chen et al. (2019), Residual Flows, section 3.3 (there with a learned steepness).
 
     >>> round(float(lip_swish(jnp.array(2.0))), 4)
-    1.6015
+    1.6014
     """
     return linen.silu(x) / 1.1
 

@@ -34,6 +34,7 @@ class Bijector(NamedTuple):
       estimate: `(key, params, x, *context) -> (z, ...)`, the inverse with a random term in place of the log-determinant whose mean is that
         log-determinant, or makes log p(x) a lower bound; a flow is trained by it. None: by `inverse`.
 
+    >>> import jax.numpy as jnp
     >>> double = Bijector(lambda key, x: (), lambda _, z: (2 * z, z.size * jnp.log(2.0)), lambda _, x: (x / 2, -x.size * jnp.log(2.0)))
     >>> x, log_det = double.forward((), jnp.ones(2))
     >>> x.tolist(), round(float(log_det), 4)
@@ -52,6 +53,7 @@ def chain(*bijectors: Bijector) -> Bijector:
     Raises:
       ValueError: no bijector.
 
+    >>> import jax.numpy as jnp
     >>> from dljax.generative import act_norm
     >>> both = chain(act_norm(), act_norm())
     >>> params = both.init(jax.random.key(0), jnp.array([[0.0, 1.0], [4.0, 3.0]]))
@@ -106,6 +108,7 @@ def repeat(bijector: Bijector, num_layers: int) -> Bijector:
     Raises:
       ValueError: `num_layers` < 1.
 
+    >>> import jax.numpy as jnp
     >>> from dljax.generative import spline_coupling
     >>> layers = repeat(spline_coupling(hidden=(8,)), 3)
     >>> params = layers.init(jax.random.key(0), jnp.zeros((1, 2)))
@@ -145,6 +148,7 @@ def inverted(bijector: Bijector) -> Bijector:
     Raises:
       ValueError: the bijector has no exact inverse.
 
+    >>> import jax.numpy as jnp
     >>> from dljax.generative import act_norm
     >>> params = act_norm().init(jax.random.key(0), jnp.array([[1.0], [3.0]]))
     >>> inverted(act_norm()).forward(params, jnp.array([3.0]))[0].tolist()
@@ -159,6 +163,7 @@ def exact_inverse(who: str, bijector: Bijector) -> Map:
     Raises:
       ValueError: there are only estimates.
 
+    >>> import jax.numpy as jnp
     >>> exact_inverse("doc", Bijector(lambda key, x: (), lambda _, z: (z, jnp.zeros(())), None))
     Traceback (most recent call last):
     ValueError: doc: bijector must have an exact inverse, got one that has only an estimate
@@ -171,6 +176,7 @@ def exact_inverse(who: str, bijector: Bijector) -> Map:
 def exact_or_estimate(bijector: Bijector) -> Estimate:
     """`(key, params, x, *context) -> (z, log-determinant)`: the exact inverse where there is one, else the estimate.
 
+    >>> import jax.numpy as jnp
     >>> shift = Bijector(lambda key, x: (), lambda _, z: (z + 1, jnp.zeros(())), lambda _, x: (x - 1, jnp.zeros(())))
     >>> exact_or_estimate(shift)(jax.random.key(0), (), jnp.ones(2))[0].tolist()
     [0.0, 0.0]
@@ -185,6 +191,7 @@ def exact_or_estimate(bijector: Bijector) -> Estimate:
 def estimate_or_exact(bijector: Bijector) -> Estimate:
     """`(key, params, x, *context) -> (z, log-determinant)`: the estimate where there is one, else the exact inverse; what training uses.
 
+    >>> import jax.numpy as jnp
     >>> shift = Bijector(lambda key, x: (), lambda _, z: (z + 1, jnp.zeros(())), lambda _, x: (x - 1, jnp.zeros(())))
     >>> estimate_or_exact(shift)(jax.random.key(0), (), jnp.ones(2))[0].tolist()
     [0.0, 0.0]
@@ -195,6 +202,7 @@ def estimate_or_exact(bijector: Bijector) -> Estimate:
 def encoded(bijector: Bijector, key: Key, params: Params, x: Num[Array, "B ..."], *context: Array) -> Num[Array, "B ..."]:
     """A batch of data as noise: what the next layer of a flow begins with.
 
+    >>> import jax.numpy as jnp
     >>> shift = Bijector(lambda key, x: (), lambda _, z: (z + 1, jnp.zeros(())), lambda _, x: (x - 1, jnp.zeros(())))
     >>> encoded(shift, jax.random.key(0), (), jnp.ones((1, 2))).tolist()
     [[0.0, 0.0]]

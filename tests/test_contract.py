@@ -34,6 +34,7 @@ SMALL = {
     "digits/mlp": {"width": 16, "batch_size": 8},
     "digits/natural-gradient": {"width": 8},
     "digits/vae": {"width": 16, "batch_size": 8},
+    "eight-gaussians/realnvp": {"width": 8, "batch_size": 16, "layers": 2},
     "eight-schools/vi": {"width": 4, "layers": 1, "num_samples": 2},
     "eight-gaussians/spline-flow": {"width": 8, "batch_size": 16, "layers": 2},
     "esol/mpnn": {"width": 4, "batch_size": 4},
@@ -41,12 +42,16 @@ SMALL = {
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist/densenet": {"blocks": (1,), "growth": 2, "batch_size": 4},
+    "fashion-mnist/glow": {"width": 2, "batch_size": 2, "num_steps": 1, "num_levels": 1},
+    "fashion-mnist/maf": {"width": 4, "batch_size": 2, "layers": 1},
     "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "continuous"},
     "fashion-mnist/resnet": {"blocks": (1,), "width": 2, "batch_size": 4},
     "fashion-mnist/vit": {"patch_size": 14, "width": 8, "num_layers": 1, "num_heads": 2, "batch_size": 4},
     "grid/gan": {"width": 16, "batch_size": 16},
     "iris/bayesian-mixture": {"num_samples": 2},
     "karate/gcn": {"width": 4},
+    "plane/ffjord": {"width": 4, "batch_size": 8, "num_steps": 1, "trace": "hutchinson"},
+    "plane/maf": {"width": 4, "batch_size": 8, "layers": 2},
     "reversal/seq2seq": {"width": 8, "batch_size": 4, "longest": 3, "sampling": 0.5},
     "ring/gan": {"width": 16, "batch_size": 16},
     "shakespeare/gpt": {"width": 16, "num_heads": 2, "context": 16, "batch_size": 2, "num_layers": 2},
@@ -58,8 +63,8 @@ SMALL = {
 # Their learner is of a kind that another recipe here has too: the nightly script tries these.
 SLOW = {
     "adding/lstm", "bible/english-to-spanish", "bible/masked-lm", "cartpole/genetic", "cmudict/seq2seq", "cora/gat", "cora/link-prediction",
-    "digits/natural-gradient", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/vit", "grid/gan", "iris/bayesian-mixture",
-    "karate/gcn", "shakespeare/gpt",
+    "digits/natural-gradient", "eight-gaussians/realnvp", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/maf",
+    "fashion-mnist/vit", "grid/gan", "iris/bayesian-mixture", "karate/gcn", "plane/maf", "shakespeare/gpt",
 }  # fmt: skip
 
 

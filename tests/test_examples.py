@@ -11,7 +11,8 @@ STEPS = {
     "ch02_backpropagation": 20, "ch02_own_learner": 20, "ch03_second_order": 3, "ch04_augmentation": 2, "ch04_double_descent": 1,
     "ch12_policy_gradient": 2048,
 }  # fmt: skip
-SLOW = {"ch04_augmentation", "ch08_generation", "ch09_adversarial_remedies"}  # six programs with convolutions; seven with a Transformer; eleven
+# Six programs with convolutions; seven with a Transformer; eleven games; five flows.
+SLOW = {"ch04_augmentation", "ch08_generation", "ch09_adversarial_remedies", "ch10_flows"}
 
 
 @pytest.mark.rank_promotion

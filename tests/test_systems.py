@@ -42,6 +42,11 @@ SYSTEMS = {
     "8.5": "tokenisers",
     "9.1": "adversarial losses",
     "9.2": "remedies for adversarial training",
+    "10.1": "variational inference",
+    "10.2": "variational autoencoders, diffusion",
+    "10.3": "normalizing flows of continuous data",
+    "10.4": "flows of discrete data: dequantisation, discrete and integer flows, autoregression",
+    "10.5": "inference on manifolds",
 }
 COMPLETE = [row for row in SYSTEMS if row[0] in "234"]
 

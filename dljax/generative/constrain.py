@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from dljax.core.checks import check_range
 from dljax.core.contract import Numeric
-from dljax.generative.flows import Bijector
+from dljax.generative.bijectors import Bijector, exact_inverse
 from dljax.generative.guides import Point
 
 
@@ -44,6 +44,7 @@ def constrain(log_joint: Callable[..., Array], bijectors: Mapping[str, Bijector]
     >>> float(model.log_joint({"rate": jnp.float32(0.0)}))  # -1 + log 1
     -1.0
     """
+    backward = {name: exact_inverse("constrain", bijector) for name, bijector in bijectors.items()}
 
     def mapped(x: Point) -> tuple[dict[str, Any], Array]:
         z, total = dict(x), jnp.zeros(())
@@ -57,7 +58,7 @@ def constrain(log_joint: Callable[..., Array], bijectors: Mapping[str, Bijector]
         return log_joint(z, *given) + log_det
 
     def inverse(z: Point) -> Point:
-        return dict(z) | {name: bijector.inverse((), z[name])[0] for name, bijector in bijectors.items()}
+        return dict(z) | {name: inverse((), z[name])[0] for name, inverse in backward.items()}
 
     return Constrained(log_density, lambda x: mapped(x)[0], inverse)
 

@@ -1,6 +1,6 @@
 """What a distribution is: something that samples and has a density, whatever the space that its points lie in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,16 +27,19 @@ class Distribution(NamedTuple):
     log_prob: Callable[[Float[Array, "*N D"]], Float[Array, "*N"]]
 
 
-def standard_normal(size: int) -> Distribution:
+def standard_normal(size: int | Sequence[int]) -> Distribution:
     """N(0, I) in flat space.
 
     Args:
-      size: D >= 1.
+      size: D >= 1, or the shape of a point.
     Raises:
-      ValueError: `size` < 1.
+      ValueError: a size < 1.
 
-    >>> standard_normal(3).log_prob(jax.numpy.zeros((4, 3))).shape
-    (4,)
+    >>> standard_normal(3).log_prob(jax.numpy.zeros((4, 3))).shape, standard_normal((2, 3)).sample(jax.random.key(0), 4).shape
+    ((4,), (4, 2, 3))
     """
-    check_int("standard_normal", "size", size, minimum=1)
-    return Distribution(lambda key, num: jax.random.normal(key, (num, size)), lambda x: norm.logpdf(x).sum(-1))
+    shape = (size,) if isinstance(size, int) else tuple(size)
+    for length in shape:
+        check_int("standard_normal", "size", length, minimum=1)
+    axes = tuple(range(-len(shape), 0))
+    return Distribution(lambda key, num: jax.random.normal(key, (num, *shape)), lambda x: norm.logpdf(x).sum(axes))

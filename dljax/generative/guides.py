@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Key, Numeric, Params
 from dljax.core.tree import named_leaves
-from dljax.generative.flows import Bijector
+from dljax.generative.bijectors import Bijector, exact_inverse
 
 type_aliases = ("Point",)
 
@@ -187,20 +187,21 @@ def flow_guide(bijector: Bijector, like: Point, *, scale: Numeric = 0.1) -> Guid
     density of a given z (all but `reparameterised`) run it both ways.
 
     Args:
-      bijector: f, of `dljax.generative.flows`; it sees z as one vector [D].
+      bijector: f, of `dljax.generative`; it sees z as one vector [D].
       like: a tree of real numbers: the shapes of z, and about where it begins.
       scale: of the points it begins with, > 0; may be traced.
     Raises:
       ValueError: `like` is empty or holds something else; `scale` <= 0.
     Source: Rezende and Mohamed (2015), Variational Inference with Normalizing Flows, eq. 5.
 
-    >>> from dljax.generative.flows import act_norm
+    >>> from dljax.generative import act_norm
     >>> guide = flow_guide(act_norm(), jnp.array([5.0, -5.0]))
     >>> z, log_prob = guide.sample_and_log_prob(jax.random.key(1), guide.init(jax.random.key(0)))
     >>> bool(jnp.abs(z - jnp.array([5.0, -5.0])).max() < 0.5)
     True
     """
     start, unravel = flat("flow_guide", like)
+    backward = exact_inverse("flow_guide", bijector)
     check_range("flow_guide", "scale", scale, 0, open_low=True, open_high=True)
 
     def init(key: Key) -> Params:
@@ -213,7 +214,7 @@ def flow_guide(bijector: Bijector, like: Point, *, scale: Numeric = 0.1) -> Guid
         return unravel(z), norm.logpdf(noise).sum() - log_det
 
     def log_prob(params: Params, z: Point) -> Float[Array, ""]:
-        noise, log_det = bijector.inverse(params, ravel_pytree(z)[0])
+        noise, log_det = backward(params, ravel_pytree(z)[0])
         return norm.logpdf(noise).sum() + log_det
 
     return complete(init, sample_and_log_prob, log_prob)

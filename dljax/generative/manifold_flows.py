@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from dljax.core.axis import local_key, pmean
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Numeric, Params
+from dljax.generative.bijectors import Bijector, Mapped
 from dljax.generative.distribution import Distribution
-from dljax.generative.flows import Bijector, Mapped
 from dljax.generative.sphere import log_sphere_area, uniform_sphere, unit
 from dljax.generative.torus import uniform_torus, wrap_angle
 from dljax.nn.model import as_model

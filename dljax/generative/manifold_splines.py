@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from dljax.core.checks import check_int
 from dljax.core.contract import Key, Params
 from dljax.core.precision import wrap
-from dljax.generative.flows import Bijector, Mapped
+from dljax.generative.bijectors import Bijector, Mapped
 from dljax.generative.torus import wrap_angle
 from dljax.nn.dense import Dense
 

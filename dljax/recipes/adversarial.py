@@ -1,7 +1,7 @@
 """Adversarial nets (chapter 9) on mixtures whose modes can be counted."""
 
 from dljax.core.experiment import AtLeast, Experiment, recipe
-from dljax.recipes.generative import _PIXELS, _beside, _grid, _maps
+from dljax.recipes.planar_figures import PIXELS, beside, map_of, square
 
 
 @recipe(
@@ -127,12 +127,12 @@ def _mixture_gan(
         made, true = sample(sample_key, params, num_samples), mixture.sample(truth_key, num_samples)
         scores = coverage(made)
         caption = f"10,000 samples: {int(scores['modes'])} of {num_modes} modes, {float(scores['quality']):.1%} within 3 σ of one"
-        places, extent = _grid(limit)
-        judged = learner.functions["discriminate"](key, params, places).reshape(_PIXELS, _PIXELS)
+        places, extent = square(limit)
+        judged = learner.functions["discriminate"](key, params, places).reshape(PIXELS, PIXELS)
         return {
-            "samples": report.plot(_beside({"true": true, "generated": made}, limit), caption),
+            "samples": report.plot(beside({"true": true, "generated": made}, limit), caption),
             "critic": report.plot(
-                _maps({"critic": judged}, extent), "What the critic says of each place: only differences count; the generator climbs"
+                map_of({"critic": judged}, extent), "What the critic says of each place: only differences count; the generator climbs"
             ),
         }
 

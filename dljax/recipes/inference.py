@@ -55,8 +55,8 @@ def eight_schools_vi(
     from jax.scipy.stats import cauchy, norm
 
     from dljax.core import check_int
+    from dljax.generative import act_norm, chain, repeat, spline_coupling
     from dljax.generative.constrain import constrain, positive
-    from dljax.generative.flows import act_norm, chain, repeat, spline_coupling
     from dljax.generative.guides import flow_guide
 
     check_int("eight-schools/vi", "width", width, minimum=1)

@@ -278,7 +278,7 @@ def airports_sphere_flow(
 
     from dljax import data
     from dljax.core import check_range
-    from dljax.generative.flows import flow, repeat
+    from dljax.generative import flow, repeat
     from dljax.generative.manifold_splines import sphere_spline_coupling
     from dljax.generative.sphere import uniform_sphere
 

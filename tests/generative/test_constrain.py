@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dljax.generative import act_norm, chain
 from dljax.generative.constrain import constrain, interval, ordered, positive, simplex
-from dljax.generative.flows import act_norm, chain
 
 MAPS = {"positive": positive(), "interval": interval(-2.0, 5.0), "ordered": ordered(), "simplex": simplex()}
 

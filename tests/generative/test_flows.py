@@ -1,4 +1,4 @@
-"""Normalizing flows: exact Jacobians, exact inverses, unit mass, and distrax's own couplings as the reference."""
+"""The learner of flows: distrax's own couplings as the reference, samples, programs that do not grow, a banana learned to its entropy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dljax.core import Source, bind_axis, evaluate, start, unroll
-from dljax.generative.flows import act_norm, chain, flow, repeat, spline_coupling
+from dljax.generative import act_norm, chain, flow, repeat, spline_coupling
 
 
 def perturbed(params, scale=0.3, dtype=jnp.float32):
@@ -17,39 +17,24 @@ def perturbed(params, scale=0.3, dtype=jnp.float32):
 
 
 def init(bijector, x):
-    return jax.jit(bijector.init)(jax.random.key(0), x)
+    return {"base": (), "bijector": jax.jit(bijector.init)(jax.random.key(0), x)}
 
 
 COUPLING = spline_coupling(num_bins=4, bound=3.0, hidden=(8,))
 
 
-@pytest.mark.parametrize(("bijector", "size"), [(act_norm(), 3), (COUPLING, 5), (chain(act_norm(), repeat(COUPLING, 2), act_norm()), 2)])
-def test_log_det_is_slogdet_of_the_jacobian_and_the_inverse_undoes_the_map(bijector, size):
-    def with_jacobian(way, params, point):
-        return *way(params, point), jax.jacfwd(lambda point: way(params, point)[0])(point)
-
-    @jax.jit
-    def both(params, x):
-        z, *inverse = jax.vmap(lambda x: with_jacobian(bijector.inverse, params, x))(x)
-        back, *forward = jax.vmap(lambda z: with_jacobian(bijector.forward, params, z))(z)
-        return back, inverse, forward
-
-    with jax.enable_x64(True):
-        x = jnp.asarray(np.random.default_rng(1).normal(size=(20, size), scale=1.5))
-        back, inverse, forward = both(perturbed(init(bijector, x), dtype=jnp.float64), x)
-    np.testing.assert_allclose(back, x, atol=1e-9)
-    for log_det, jacobian in (inverse, forward):
-        np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-9)
-
-
 @pytest.mark.rank_promotion
-def test_log_prob_is_that_of_distraxs_own_couplings():
+def test_10_3_log_prob_is_that_of_distraxs_own_couplings():
     import distrax
     from flax import linen
 
     num_bins, bound, layers = 4, 3.0, 2
     learner = flow(repeat(COUPLING, layers), optax.sgd(0.1), size=4)
-    network = linen.Sequential([linen.Dense(8), linen.silu, linen.Dense(2 * (3 * num_bins + 1))])
+    network = linen.Sequential([linen.Dense(8), linen.silu, linen.Dense(2 * (3 * num_bins - 1))])
+
+    def padded(raw):
+        # distrax has slopes at the ends too, and with these boundaries does not look at them.
+        return jnp.insert(jnp.concatenate([raw, jnp.zeros_like(raw[..., :1])], -1), 2 * num_bins, 0.0, axis=-1)
 
     def reference(params, x):
         total = 0.0
@@ -57,8 +42,8 @@ def test_log_prob_is_that_of_distraxs_own_couplings():
             coupling = distrax.SplitCoupling(
                 split_index=2,
                 event_ndims=1,
-                conditioner=lambda x, layer=layer: network.apply(jax.tree.map(lambda leaf: leaf[layer], params), x).reshape(-1, 2, 3 * num_bins + 1),
-                bijector=lambda raw: distrax.RationalQuadraticSpline(raw, -bound, bound, boundary_slopes="identity"),
+                conditioner=lambda x, layer=layer: network.apply(jax.tree.map(lambda leaf: leaf[layer], params), x).reshape(-1, 2, 3 * num_bins - 1),
+                bijector=lambda raw: distrax.RationalQuadraticSpline(padded(raw), -bound, bound, boundary_slopes="identity"),
             )
             x, log_det = coupling.forward_and_log_det(x)
             x, total = x[:, ::-1], total + log_det
@@ -68,10 +53,10 @@ def test_log_prob_is_that_of_distraxs_own_couplings():
         x = jnp.asarray(np.random.default_rng(1).normal(size=(20, 4), scale=1.5))
         params = perturbed(init(repeat(COUPLING, layers), x), dtype=jnp.float64)
         ours = jax.jit(learner.functions["log_prob"])(jax.random.key(2), params, x)
-        np.testing.assert_allclose(ours, jax.jit(reference)(params, x), atol=1e-10)
+        np.testing.assert_allclose(ours, jax.jit(reference)(params["bijector"], x), atol=1e-10)
 
 
-def test_mass_is_one_and_samples_follow_the_density():
+def test_10_3_mass_is_one_and_samples_follow_the_density():
     bijector = chain(act_norm(), repeat(COUPLING, 2))
     learner = flow(bijector, optax.sgd(0.1), size=2)
     params = perturbed(init(bijector, jnp.asarray(np.random.default_rng(1).normal(size=(256, 2)), jnp.float32)))
@@ -101,8 +86,8 @@ def test_act_norm_keeps_the_scale_of_a_constant_feature():
     np.testing.assert_allclose(z, [1.0, 1.0])
 
 
-def test_splines_are_the_identity_outside_their_bound_and_gradients_stay_finite_at_knots_and_edges():
-    params = perturbed(init(COUPLING, jnp.zeros((1, 2))))
+def test_10_3_splines_are_the_identity_outside_their_bound_and_gradients_stay_finite_at_knots_and_edges():
+    params = perturbed(COUPLING.init(jax.random.key(0), jnp.zeros((1, 2))))
 
     @jax.jit
     @jax.vmap
@@ -115,7 +100,7 @@ def test_splines_are_the_identity_outside_their_bound_and_gradients_stay_finite_
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
 
 
-def test_repeat_is_the_chain_of_its_layers():
+def test_10_3_repeat_is_the_chain_of_its_layers():
     layer = act_norm()
     x = jnp.array([1.0, -2.0, 0.5])
     params = perturbed(repeat(layer, 3).init(jax.random.key(0), x[None]))
@@ -126,14 +111,14 @@ def test_repeat_is_the_chain_of_its_layers():
         np.testing.assert_allclose(together[1], one_by_one[1], rtol=1e-5)
 
 
-def test_the_program_does_not_grow_with_depth():
+def test_10_3_a_flow_of_32_layers_is_the_program_of_one_of_4():
     def size_of_program(num_layers):
         learner = flow(repeat(COUPLING, num_layers), optax.adam(1e-3), size=2)
         batch = {"x": jnp.ones((4, 2))}
         state = jax.eval_shape(learner.init, jax.random.key(0), batch)
         return jax.jit(learner.step).lower(jax.random.key(1), state, batch).as_text().count("\n")
 
-    assert size_of_program(2) == size_of_program(30)
+    assert size_of_program(4) == size_of_program(32)
 
 
 def banana(batch_size):
@@ -148,7 +133,7 @@ def banana(batch_size):
 BANANA_ENTROPY = np.log(2 * np.pi * np.e) + np.log(0.5)  # the map (x, y) -> (x, y/2 + x²) has determinant 1/2
 
 
-def test_one_coupling_learns_a_banana_to_its_exact_entropy():
+def test_10_3_one_coupling_learns_a_banana_to_its_exact_entropy():
     learner = flow(chain(act_norm(), spline_coupling(bound=5.0, hidden=(32,))), optax.adam(optax.cosine_decay_schedule(2e-2, 500)), size=2)
     source = banana(256)
     key, state, cursor = jax.jit(lambda key: start(learner, source, key))(jax.random.key(0))

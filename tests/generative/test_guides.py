@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 from scipy.special import ive, polygamma
 
+from dljax.generative import act_norm, chain, repeat, spline_coupling
 from dljax.generative.factors import (
     bernoulli_guide,
     beta_guide,
@@ -17,7 +18,6 @@ from dljax.generative.factors import (
     implicitly_reparameterised,
     von_mises_guide,
 )
-from dljax.generative.flows import act_norm, chain, repeat, spline_coupling
 from dljax.generative.guides import flow_guide, full_rank_guide, low_rank_guide, mean_field_guide
 
 

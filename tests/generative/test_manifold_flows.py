@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import linen
 
-from dljax.generative.flows import flow, repeat
+from dljax.generative import flow, repeat
 from dljax.generative.manifold_flows import continuous_flow, divergence, moser_flow, sphere, torus
 from dljax.generative.manifold_splines import sphere_spline_coupling
 from dljax.generative.sphere import uniform_sphere

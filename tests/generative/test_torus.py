@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy import stats
 
-from dljax.generative.flows import flow, repeat
+from dljax.generative import flow, repeat
 from dljax.generative.manifold_splines import circle_spline, inverse_circle_spline, torus_spline_coupling
 from dljax.generative.torus import uniform_torus, von_mises, wrapped_normal
 

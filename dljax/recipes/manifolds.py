@@ -1,6 +1,6 @@
 """Inference on manifolds (chapter 10): codes on a sphere and in hyperbolic space, densities on the earth."""
 
-from dljax.core.experiment import AtLeast, AtMost, Experiment, recipe
+from dljax.core.experiment import AtMost, Experiment, recipe
 
 
 @recipe(
@@ -64,10 +64,10 @@ _LATENTS = ("von-mises-fisher", "power-spherical", "hyperbolic", "normal")
     "tree/vae",
     chapter=10,
     rows=("10.5",),
-    target=AtLeast(
-        "distance_correlation",
-        0.661,
-        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with standard error 0.006; the paper has no figure for "
+    target=AtMost(
+        "elbo_gap",
+        1.94,
+        source="the same autoencoder with normal codes (`latent=normal`), mean of 5 seeds with standard error 0.065; the paper has no figure for "
         "a tree of this size",
     ),
     minutes=1,
@@ -90,7 +90,7 @@ def tree_vae(
     "power-spherical"; `latent_size` counts the dimensions of a hyperbolic space of this `curvature`, or of a flat one. The evidence is known by
     enumeration: `elbo_gap` and `bound_of_500_gap` are how many nats per example the two bounds lie below it, on 2,000 examples that training has not
     seen (250 for the second), and `distance_correlation` is that of all nodes' distances in the tree and in the space of codes. The tree is made, as
-    in the paper.
+    in the paper. With codes of either kind the bound comes equally near to the evidence.
 
     Source: Nagano et al. (2019), A Wrapped Normal Distribution on Hyperbolic Space, section 5.1.
     """

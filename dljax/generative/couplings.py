@@ -110,6 +110,7 @@ def coupling(element: ElementMap, network: Callable[[int], linen.Module]) -> Bij
       ValueError: data of fewer than two features.
     Source: Dinh, Krueger and Bengio (2015), NICE, section 3.2.
 
+    >>> import jax
     >>> layer = coupling(additive(), dense_network((8,)))
     >>> params = layer.init(jax.random.key(0), jnp.zeros((1, 3)))
     >>> layer.inverse(params, jnp.array([1.0, 2.0, 3.0]))[0].tolist()  # the identity, reversed
@@ -148,6 +149,7 @@ def additive_coupling(*, hidden: Sequence[int] = (64, 64)) -> Bijector:
 
     Volume is kept: put an `act_norm` at the noise end.
 
+    >>> import jax
     >>> params = (layer := additive_coupling(hidden=(8,))).init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> float(layer.inverse(params, jnp.ones(2))[1])
     0.0
@@ -158,6 +160,7 @@ def additive_coupling(*, hidden: Sequence[int] = (64, 64)) -> Bijector:
 def affine_coupling(*, max_log_scale: float = 3.0, hidden: Sequence[int] = (64, 64)) -> Bijector:
     """A layer of RealNVP: `coupling(affine(max_log_scale), ...)` of vectors, with a SiLU network that begins at the identity.
 
+    >>> import jax
     >>> params = (layer := affine_coupling(hidden=(8,))).init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> layer.forward(params, jnp.array([1.0, 2.0]))[0].tolist()
     [2.0, 1.0]
@@ -176,6 +179,7 @@ def spline_coupling(*, num_bins: int = 8, bound: float = 4.0, hidden: Sequence[i
       ValueError: an option out of its range; data of fewer than two features.
     Source: Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3.
 
+    >>> import jax
     >>> layer = spline_coupling(num_bins=4, hidden=(8,))
     >>> params = layer.init(jax.random.key(0), jnp.zeros((1, 3)))
     >>> z, log_det = layer.inverse(params, jnp.array([1.0, 2.0, 3.0]))  # the identity, reversed
@@ -191,6 +195,7 @@ def dense_network(hidden: Sequence[int], activation: Callable[[Array], Array] = 
     Raises:
       ValueError: a width < 1.
 
+    >>> import jax
     >>> dense_network((8,))(3).init_with_output(jax.random.key(0), jnp.ones(2))[0].tolist()
     [0.0, 0.0, 0.0]
     """
@@ -211,6 +216,7 @@ def convolutional_network(width: int) -> Callable[[int], linen.Module]:
       ValueError: `width` < 1.
     Source: Kingma and Dhariwal (2018), Glow, section 3.3.
 
+    >>> import jax
     >>> convolutional_network(8)(3).init_with_output(jax.random.key(0), jnp.ones((4, 4, 2)))[0].shape
     (4, 4, 3)
     """

@@ -53,6 +53,7 @@ def maximum_likelihood(density: Density, optimizer: optax.GradientTransformation
       `sample(key, params, num, *context [num, ...]) -> [num, ...]`. Evaluation and `log_prob` are exact where the density is (no key used), else
       one draw of the bound.
 
+    >>> from dljax.generative.distribution import standard_normal
     >>> learner = maximum_likelihood(fixed(standard_normal(2)), optax.sgd(0.1))
     >>> state = learner.init(jax.random.key(0), {"x": jnp.zeros((3, 2))})
     >>> round(float(learner.step(jax.random.key(1), state, {"x": jnp.zeros((3, 2))})[1]["nll"]), 4)  # log 2π
@@ -100,6 +101,7 @@ def maximum_likelihood(density: Density, optimizer: optax.GradientTransformation
 def fixed(distribution: Distribution) -> Density:
     """A distribution as a density that has nothing to learn.
 
+    >>> from dljax.generative.distribution import standard_normal
     >>> density = fixed(standard_normal(3))
     >>> density.sample(jax.random.key(0), ()).shape
     (3,)

@@ -46,7 +46,7 @@ def power_spherical(mean: Float[ArrayLike, " D"], concentration: Float[ArrayLike
         rest = jnp.full(num, (size - 1) / 2, mean.dtype)
         # Of two gamma variables both shares are known to full precision, and with them angles near 0 and π.
         near_key, far_key = jax.random.split(share_key)
-        near, far = jax.random.loggamma(near_key, rest + concentration), jax.random.loggamma(far_key, rest)
+        near, far = (jax.random.loggamma(key, a, dtype=mean.dtype) for key, a in ((near_key, rest + concentration), (far_key, rest)))
         angle = 2 * jnp.arctan(jnp.exp((far - near) / 2))
         return around(side_key, jnp.broadcast_to(mean, (num, size)), angle)
 

@@ -69,7 +69,7 @@ def test_10_5_flow_on_the_sphere_has_mass_one_an_inverse_and_an_exact_log_det(na
     np.testing.assert_allclose(log_det_back, -log_det, atol=1e-5)
     np.testing.assert_allclose(log_det, [area_log_det(*one) for one in zip(jacobian, x, z, strict=True)], atol=1e-5)
     points, areas = sphere_grid()
-    log_prob = jax.jit(learner.functions["log_prob"])(jax.random.key(0), params, points)
+    log_prob = jax.jit(learner.functions["log_prob"])(jax.random.key(0), {"base": (), "bijector": params}, points)
     assert np.ptp(log_prob) > 0.3
     assert float((np.exp(log_prob) * areas).sum()) == pytest.approx(1, abs=1e-4 if name == "continuous" else 1e-2)
 

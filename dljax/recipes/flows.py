@@ -23,9 +23,11 @@ def eight_gaussians_spline_flow(
     Metrics on 100,000 samples that are the same in every run: `nll` (nats) and `nll_gap`, how far it lies above the exact entropy; the number of
     samples leaves it a standard error of 0.003.
     """
+    from dljax.core import check_int
     from dljax.data.toy import eight_gaussians
     from dljax.generative import act_norm, chain, repeat, spline_coupling
 
+    check_int("eight-gaussians/spline-flow", "width", width, minimum=1)
     bijector = chain(act_norm(), repeat(spline_coupling(num_bins=num_bins, hidden=(width, width)), layers))
     return _planar("eight-gaussians/spline-flow", eight_gaussians(), bijector, learning_rate, batch_size, steps)
 
@@ -39,9 +41,11 @@ def eight_gaussians_spline_flow(
 )
 def eight_gaussians_realnvp(layers: int = 12, width: int = 64, learning_rate: float = 3e-3, batch_size: int = 512, steps: int = 5000) -> Experiment:
     """RealNVP on eight Gaussians, fresh samples in every step: affine couplings that take turns, scales bounded. Metrics as of the spline flow."""
+    from dljax.core import check_int
     from dljax.data.toy import eight_gaussians
     from dljax.generative import act_norm, affine_coupling, chain, repeat
 
+    check_int("eight-gaussians/realnvp", "width", width, minimum=1)
     bijector = chain(act_norm(), repeat(affine_coupling(hidden=(width, width)), layers), act_norm())
     return _planar("eight-gaussians/realnvp", eight_gaussians(), bijector, learning_rate, batch_size, steps)
 
@@ -60,10 +64,11 @@ def plane_maf(
 
     Metrics on 100,000 samples: `nll` (nats) and `nll_gap`, its mean distance from the exact log-density: the divergence KL(p || flow).
     """
-    from dljax.core import check_choice
+    from dljax.core import check_choice, check_int
     from dljax.data.planar_densities import PLANAR_DENSITIES
     from dljax.generative import act_norm, chain, masked_autoregressive, repeat
 
+    check_int("plane/maf", "width", width, minimum=1)
     check_choice("plane/maf", "density", density, PLANAR_DENSITIES)
     bijector = chain(act_norm(), repeat(masked_autoregressive(hidden=(width, width)), layers), act_norm())
     return _planar("plane/maf", PLANAR_DENSITIES[density](), bijector, learning_rate, batch_size, steps)
@@ -91,11 +96,12 @@ def plane_ffjord(
     It is trained with few equal steps of a solver and scored with four times as many, so that what coarse steps get wrong is no gain.
     Metrics on 10,000 samples: `nll` (nats) and `nll_gap`, its mean distance from the exact log-density: the divergence KL(p || flow).
     """
-    from dljax.core import check_choice
+    from dljax.core import check_choice, check_int
     from dljax.data.planar_densities import PLANAR_DENSITIES
     from dljax.generative import act_norm, chain, continuous
     from dljax.nn.ode import ODEConfig
 
+    check_int("plane/ffjord", "width", width, minimum=1)
     check_choice("plane/ffjord", "density", density, PLANAR_DENSITIES)
     coarse, fine = (
         chain(act_norm(), continuous(hidden=(width, width), config=ODEConfig(solver, number), trace=trace)) for number in (num_steps, 4 * num_steps)
@@ -124,8 +130,10 @@ def fashion_mnist_maf(
     `bits_per_dim` bounds -log₂ P from above, per pixel of a test picture; `bits_of_16` is the tighter bound of 16 importance samples, on 500 of them,
     `bits_of_markov_chain` the exact figure that the target is.
     """
+    from dljax.core import check_int
     from dljax.generative import act_norm, chain, dequantise, logit, masked_autoregressive, repeat
 
+    check_int("fashion-mnist/maf", "width", width, minimum=1)
     bijector = chain(dequantise(256), logit(margin), act_norm(), repeat(masked_autoregressive(hidden=(width,)), layers))
     return _clothes("fashion-mnist/maf", bijector, (784,), learning_rate, batch_size, steps)
 
@@ -149,8 +157,10 @@ def fashion_mnist_glow(
     """Glow on dequantised clothes. `bits_per_dim` bounds -log₂ P from above, per pixel of a test picture; `bits_of_16` is the tighter bound of
     16 importance samples, on 500 of them.
     """
+    from dljax.core import check_int
     from dljax.generative import chain, dequantise, glow, logit
 
+    check_int("fashion-mnist/glow", "num_steps", num_steps, minimum=1)
     bijector = chain(dequantise(256), logit(0.05), glow(num_levels=num_levels, num_steps=num_steps, width=width))
     return _clothes("fashion-mnist/glow", bijector, (28, 28, 1), learning_rate, batch_size, steps)
 

@@ -52,6 +52,7 @@ def shakespeare_gpt(
     check_range("shakespeare/gpt", "weight_decay", weight_decay, 0, open_high=True)
     check_choice("shakespeare/gpt", "attention", attention, ("softmax", "linear"))
     check_int("shakespeare/gpt", "num_experts", num_experts, minimum=1)
+    check_int("shakespeare/gpt", "context", context, minimum=1)
     text = data.load("tinyshakespeare")
     vocabulary, held_out = text["vocabulary"], _windows_of(text["validation"]["tokens"], context)
     model = GPT(len(vocabulary), context, num_layers, num_heads, width, dropout_rate)

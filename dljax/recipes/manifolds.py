@@ -152,10 +152,11 @@ def tree_vae(
 
 
 def _space(who, latent, latent_size, curvature=-1.0):
-    from dljax.core import check_choice
+    from dljax.core import check_choice, check_int
     from dljax.generative import latents
 
     check_choice(who, "latent", latent, _LATENTS)
+    check_int(who, "latent_size", latent_size, minimum=1)
     if latent == "hyperbolic":
         return latents.hyperbolic_latent(latent_size, curvature=curvature)
     make = {
@@ -177,6 +178,7 @@ def _autoencoder(who, space, width, learning_rate, batch_size, steps, draw, true
 
     check_range(who, "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_int(who, "batch_size", batch_size, minimum=1)
+    check_int(who, "width", width, minimum=1)
     learner = vae(
         MLP(space.raw_size, (width, width)),
         MLP(true_logits.shape[1], (width, width)),
@@ -277,11 +279,12 @@ def airports_sphere_flow(
     import optax
 
     from dljax import data
-    from dljax.core import check_range
+    from dljax.core import check_int, check_range
     from dljax.generative import flow, repeat
     from dljax.generative.manifold_splines import sphere_spline_coupling
     from dljax.generative.sphere import uniform_sphere
 
+    check_int("airports/sphere-flow", "width", width, minimum=1)
     check_range("airports/sphere-flow", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_range("airports/sphere-flow", "weight_decay", weight_decay, 0, open_high=True)
     train, test = _airports()

@@ -418,8 +418,8 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones():
 def test_every_entry_of_the_catalogue_is_complete():
     for name, entry in data.CATALOGUE.items():
         assert name == entry.name
-        assert entry.modality in ("image", "text", "graph", "molecule", "geography")
+        assert entry.modality in ("image", "text", "graph", "molecule", "table", "geography")
         assert entry.licence
         assert entry.description
         assert all(url.startswith("http") and url.endswith("/") for url in entry.urls)
-        assert bool(entry.files) == bool(entry.urls or entry.package)
+        assert bool(entry.files) == bool(entry.urls or entry.package or entry.python_package)

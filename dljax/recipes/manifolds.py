@@ -45,7 +45,7 @@ def sphere_vae(
     first, shift, second = rng.normal(size=(3, 32)), rng.normal(size=32), rng.normal(size=(32, 64))
 
     def logits(points):
-        return jnp.tanh(1.5 * points @ first + shift) @ second * 0.5
+        return jnp.tanh(1.5 * points @ first + jnp.expand_dims(shift, range(points.ndim - 1))) @ second * 0.5
 
     def draw(key, num):
         point_key, ink_key = jax.random.split(key)

@@ -91,7 +91,9 @@ def read_source(
     ([[0], [0]], [[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1]])
     """
     mask = source != model.pad if mask is None and model.pad is not None else mask
-    memory = model.apply(params, source, mask, method="encode")
+    # Beside its memory a model may keep something of the source, in variables of its own.
+    memory, kept = model.apply(params, source, mask, method="encode", mutable=["read"])
+    params = {**params, **kept}
     config, num_layers = model.config(True), model.decoder_layers
     size = config.size_of_head(model.width)
     cache = KeyValueCache.empty(
@@ -104,6 +106,7 @@ def read_source(
     repeated = jax.tree.map(lambda part: jnp.repeat(part, num_beams, 1), cache.memory)
     cache = cache._replace(length=jnp.zeros_like(cache.length), memory=repeated)
     cache = cache._replace(memory_mask=None if mask is None else jnp.repeat(mask, num_beams, 0))
+    params = {**params, **jax.tree.map(lambda part: jnp.repeat(part, num_beams, 0), kept)}
     if model.is_unrolled is False:
         start = Start(_step(model), params, cache, cache.batch_axis, last)
     else:

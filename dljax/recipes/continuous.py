@@ -22,13 +22,15 @@ def fashion_mnist_odenet(
     num_steps: int | None = None,
     tolerance: float = 1e-2,
     adjoint: str = "continuous",
+    flip: float = 0.5,
     learning_rate: float = 4e-3,
     batch_size: int = 128,
     steps: int = 8000,
 ) -> Experiment:
-    """An ODENet on 60,000 pictures of clothes, whose depth the solver chooses, scored on the 10,000 of the test set.
+    """An ODENet on 60,000 pictures of clothes, mirrored at random, whose depth the solver chooses; scored on the 10,000 of the test set.
 
-    The number of steps is 17 epochs of the default batch size; nothing is chosen by the test set while training. After 7.5 epochs it had 0.894.
+    The number of steps is 17 epochs of the default batch size; nothing is chosen by the test set while training. Not mirrored it had 0.894 after
+    7.5 epochs, and after 17 0.909, with half the loss on the pictures that it had trained on.
     The solver of third order meets this tolerance with the same losses as the paper's of fifth order, `solver="dopri5"`, in 0.6 of the time.
     """
     import jax
@@ -37,6 +39,7 @@ def fashion_mnist_odenet(
 
     from dljax import data
     from dljax.core import check_range
+    from dljax.data.augmentation import random_flip
     from dljax.models.odenet import ODENet
     from dljax.nn.ode import ODEConfig
     from dljax.objectives import accuracy, cross_entropy
@@ -47,7 +50,12 @@ def fashion_mnist_odenet(
     shape = optax.cosine_onecycle_schedule(max(steps, 10), 1.0, pct_start=0.2)
     config = ODEConfig(solver, num_steps, tolerance, tolerance, first_step=0.5, adjoint=adjoint, max_steps=100)
     model = ODENet(10, width, strides=(2, 2), num_groups=8, config=config)
-    learner = supervised(model, cross_entropy, optax.adam(lambda step: learning_rate * shape(step)), metrics={"accuracy": accuracy})
+
+    def mirrored(key, batch):
+        return batch | {"x": random_flip(key, batch["x"], horizontal=flip)}
+
+    adam = optax.adam(lambda step: learning_rate * shape(step))
+    learner = supervised(model, cross_entropy, adam, metrics={"accuracy": accuracy}, augment=mirrored)
 
     def measure(params, key):
         _, sown = jax.jit(lambda params, x: model.apply(params, x, mutable=["intermediates"]))(params, clothes["test"]["x"][:batch_size])

@@ -47,7 +47,16 @@ from dljax.generative.hyperbolic import (
 )
 from dljax.generative.image_flows import glow, invertible_convolution, on_half, squeezed
 from dljax.generative.importance import ParetoSmoothed, effective_sample_size, pareto_smoothed
-from dljax.generative.latents import Latent, hyperbolic_latent, normal_latent, power_spherical_latent, standard_normal_kl, von_mises_fisher_latent
+from dljax.generative.latents import (
+    Latent,
+    LearnedLatent,
+    hyperbolic_latent,
+    normal_latent,
+    power_spherical_latent,
+    standard_normal_kl,
+    von_mises_fisher_latent,
+)
+from dljax.generative.likelihoods import Likelihood, bernoulli_likelihood, normal_likelihood
 from dljax.generative.manifold_flows import Manifold, continuous_flow, divergence, moser_flow, sphere, torus
 from dljax.generative.manifold_splines import circle_spline, inverse_circle_spline, sphere_spline_coupling, torus_spline_coupling
 from dljax.generative.power_spherical import (
@@ -68,22 +77,23 @@ from dljax.generative.von_mises_fisher_mixture import fitted_concentration, von_
 
 __all__ = [
     "BesselTerms", "Bijector", "Constrained", "Density", "Distribution", "Divergence", "ElementMap", "Estimator", "GANState", "Game",
-    "GradientVariance", "Guide", "Latent", "Manifold", "ParetoSmoothed", "Remedy", "act_norm", "additive", "additive_coupling", "affine",
-    "affine_coupling", "around", "autoregressive_categorical", "ball_log_volume", "ball_to_hyperboloid", "bernoulli_guide", "bessel_terms",
-    "beta_guide", "categorical", "categorical_guide", "chain", "chi", "circle_spline", "consensus", "constrain", "continuous", "continuous_flow",
-    "convolutional_network", "coordinate_ascent", "coupling", "dense_network", "dequantise", "discrete_autoregressive", "discrete_coupling",
-    "discretised_logistic", "divergence", "doubly_reparameterised", "duality_gap", "effective_sample_size", "extragradient", "fitted_concentration",
-    "fixed", "flow", "flow_guide", "forward_kl", "from_distrax", "full_rank_guide", "gamma_guide", "gan", "glow", "gradient_variance",
-    "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal", "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball",
-    "hyperboloid_transport", "implicitly_reparameterised", "importance_weighted", "instance_noise", "integer_shift", "interval",
-    "inverse_autoregressive", "inverse_circle_spline", "inverted", "invertible_convolution", "lip_swish", "log_bessel", "log_det_estimate",
-    "log_sphere_area", "logit", "lorentz_product", "low_rank_guide", "masked_autoregressive", "maximum_likelihood", "mean_field_guide",
-    "mean_resultant_length", "minibatched", "mobius_add", "moser_flow", "normal_latent", "normal_mixture", "normal_sample", "on_half", "one_hot",
-    "ordered", "origin_exp", "origin_log", "pack", "packing", "pareto_smoothed", "planar", "positive", "power_spherical",
-    "power_spherical_kl_uniform", "power_spherical_kl_von_mises_fisher", "power_spherical_latent", "power_spherical_mean_resultant_length",
-    "pushforward", "radial", "rao_blackwellised", "rational_quadratic_spline", "renyi", "reparameterised", "repeat", "residual", "reverse_kl",
-    "score_function", "simplex", "simultaneous", "spectral_norm_bound", "sphere", "sphere_spline_coupling", "spline", "spline_coupling", "squeezed",
-    "standard_normal", "standard_normal_kl", "sticking_the_landing", "torus", "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit",
-    "unrolled", "vae", "vi", "von_mises", "von_mises_fisher", "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent",
-    "von_mises_fisher_mixture", "von_mises_guide", "wrap_angle", "wrapped_normal",
+    "GradientVariance", "Guide", "Latent", "LearnedLatent", "Likelihood", "Manifold", "ParetoSmoothed", "Remedy", "act_norm", "additive",
+    "additive_coupling", "affine", "affine_coupling", "around", "autoregressive_categorical", "ball_log_volume", "ball_to_hyperboloid",
+    "bernoulli_guide", "bernoulli_likelihood", "bessel_terms", "beta_guide", "categorical", "categorical_guide", "chain", "chi", "circle_spline",
+    "consensus", "constrain", "continuous", "continuous_flow", "convolutional_network", "coordinate_ascent", "coupling", "dense_network",
+    "dequantise", "discrete_autoregressive", "discrete_coupling", "discretised_logistic", "divergence", "doubly_reparameterised", "duality_gap",
+    "effective_sample_size", "extragradient", "fitted_concentration", "fixed", "flow", "flow_guide", "forward_kl", "from_distrax", "full_rank_guide",
+    "gamma_guide", "gan", "glow", "gradient_variance", "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal", "hyperboloid_exp",
+    "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball", "hyperboloid_transport", "implicitly_reparameterised", "importance_weighted",
+    "instance_noise", "integer_shift", "interval", "inverse_autoregressive", "inverse_circle_spline", "inverted", "invertible_convolution",
+    "lip_swish", "log_bessel", "log_det_estimate", "log_sphere_area", "logit", "lorentz_product", "low_rank_guide", "masked_autoregressive",
+    "maximum_likelihood", "mean_field_guide", "mean_resultant_length", "minibatched", "mobius_add", "moser_flow", "normal_latent",
+    "normal_likelihood", "normal_mixture", "normal_sample", "on_half", "one_hot", "ordered", "origin_exp", "origin_log", "pack", "packing",
+    "pareto_smoothed", "planar", "positive", "power_spherical", "power_spherical_kl_uniform", "power_spherical_kl_von_mises_fisher",
+    "power_spherical_latent", "power_spherical_mean_resultant_length", "pushforward", "radial", "rao_blackwellised", "rational_quadratic_spline",
+    "renyi", "reparameterised", "repeat", "residual", "reverse_kl", "score_function", "simplex", "simultaneous", "spectral_norm_bound", "sphere",
+    "sphere_spline_coupling", "spline", "spline_coupling", "squeezed", "standard_normal", "standard_normal_kl", "sticking_the_landing", "torus",
+    "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit", "unrolled", "vae", "vi", "von_mises", "von_mises_fisher",
+    "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent", "von_mises_fisher_mixture", "von_mises_guide", "wrap_angle",
+    "wrapped_normal",
 ]  # fmt: skip

@@ -41,6 +41,7 @@ from dljax.nn.attention import (
 from dljax.nn.attribution import grad_cam, integrated_gradients, layer_output, layer_shapes, occlusion, overlay, saliency, smooth_grad
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
+from dljax.nn.conditional import Conditional
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.differentiation_cost import DifferentiationCost, differentiation_cost
@@ -103,15 +104,15 @@ from dljax.nn.transformer_config import TransformerConfig
 
 __all__ = [
     "ACTIVATIONS", "EXPERT_SHARDING", "RNN", "Activation", "AffineLayer", "Attention", "AttentionPooling", "BackwardPass", "BatchNorm",
-    "ChebyshevConvolution", "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv", "DifferentiationCost",
-    "DropConnectDense", "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution", "GatedGraphConvolution",
-    "GraphAttention", "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache", "LinearAttention",
-    "LinearAttentionCache", "LinearAttentionState", "MaximisationConfig", "MinibatchDeviation", "MinibatchDiscrimination", "MixtureOfExperts",
-    "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "ODEBlock", "ODEConfig", "ODESolution",
-    "PReLU", "Propagation", "RelativeAttention", "RelativeBias", "Rotary", "Routes", "SAGEConvolution", "SegmentMemory", "SelfAttention",
-    "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig", "TransformerLayer",
-    "activation_maximisation", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix", "alibi",
-    "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
+    "ChebyshevConvolution", "ComputationGraph", "Conditional", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv",
+    "DifferentiationCost", "DropConnectDense", "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution",
+    "GatedGraphConvolution", "GraphAttention", "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache",
+    "LinearAttention", "LinearAttentionCache", "LinearAttentionState", "MaximisationConfig", "MinibatchDeviation", "MinibatchDiscrimination",
+    "MixtureOfExperts", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "ODEBlock", "ODEConfig",
+    "ODESolution", "PReLU", "Propagation", "RelativeAttention", "RelativeBias", "Rotary", "Routes", "SAGEConvolution", "SegmentMemory",
+    "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig",
+    "TransformerLayer", "activation_maximisation", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix",
+    "alibi", "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
     "balance_loss", "causal_linear_attention", "causal_mask", "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution",
     "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "elu_features", "filter_pictures", "fixup", "forward_pass",
     "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "grad_cam", "gradient_norms",

@@ -11,9 +11,10 @@ from dljax.core.axis import local_key, pmean
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Numeric, Params
 from dljax.generative.bounds import importance_weighted
+from dljax.generative.densities import context_of
 from dljax.generative.latents import Latent, LearnedLatent, normal_latent
 from dljax.generative.likelihoods import Likelihood, bernoulli_likelihood
-from dljax.nn.model import Model, as_model
+from dljax.nn.model import as_model, stateless_params
 
 
 class VAEState(NamedTuple):
@@ -96,10 +97,10 @@ def vae(
 
     def init(key: Key, batch: Batch) -> VAEState:
         encoder_key, decoder_key = jax.random.split(key)
-        x, context = batch["x"], _context(batch)
+        x, context, z = batch["x"], context_of(batch), jnp.zeros((len(batch["x"]), space.size))
         params = {
-            "encoder": _params("encoder", models["encoder"], encoder_key, (x, *context), (len(x), space.raw_size)),
-            "decoder": _params("decoder", models["decoder"], decoder_key, (jnp.zeros((len(x), space.size)), *context), x.shape),
+            "encoder": stateless_params("vae", "the encoder", models["encoder"], encoder_key, x, *context, shape=(len(x), space.raw_size)),
+            "decoder": stateless_params("vae", "the decoder", models["decoder"], decoder_key, z, *context, shape=x.shape),
         }
         if isinstance(space, LearnedLatent):
             params["latent"] = space.init(jax.random.fold_in(key, 2))
@@ -110,7 +111,7 @@ def vae(
         return values.reshape(values.shape[0], -1).sum(-1)
 
     def bound(key: Key, params: Params, batch: Batch, train: bool) -> dict[str, Float[Array, " B"]]:
-        x, context = batch["x"], _context(batch)
+        x, context = batch["x"], context_of(batch)
         noise_key, encoder_key, decoder_key = jax.random.split(key, 3)
         space = space_at(params)
         raw = run("encoder", params, x, *context, key=encoder_key if train else None)
@@ -179,17 +180,3 @@ def vae(
         evaluate=Fold(fold_init, fold_step, lambda acc: acc[1]),
         functions={"encode": encode, "decode": decode, "sample": sample, "log_evidence": log_evidence, "active_units": active_units},
     )
-
-
-def _params(name: str, model: Model, key: Key, inputs: tuple[Array, ...], shape: tuple[int, ...]) -> Params:
-    variables = model.init(key, *inputs)
-    if set(variables) - {"params"}:
-        raise ValueError(f"vae: the {name} must have no running statistics, got {sorted(variables)}; use layer instead of batch normalisation")
-    made = jax.eval_shape(lambda: model.apply(variables, *inputs)[0])
-    if made.shape != shape:
-        raise ValueError(f"vae: the {name} must map {inputs[0].shape} to {shape}, got {made.shape}")
-    return variables["params"]
-
-
-def _context(batch: Batch) -> tuple[Array, ...]:
-    return (batch["context"],) if "context" in batch else ()

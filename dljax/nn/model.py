@@ -80,6 +80,29 @@ def as_model(model: Any) -> Model:
     )  # fmt: skip
 
 
+def stateless_params(who: str, name: str, model: Model, key: Key, *inputs: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """The parameters of a model for a learner that keeps no running statistics, made for its first inputs.
+
+    Args:
+      who, name: the factory and what the model is to it, for the message: "the encoder".
+      shape: what the outputs must have; None for any.
+    Raises:
+      ValueError: the model has collections besides its parameters, or outputs of another shape.
+
+    >>> model = as_model(linen.Dense(2))
+    >>> stateless_params("vae", "the encoder", model, jax.random.key(0), jax.numpy.ones((4, 3)), shape=(4, 6))
+    Traceback (most recent call last):
+    ValueError: vae: the encoder must map (4, 3) to (4, 6), got (4, 2)
+    """
+    variables = model.init(key, *inputs)
+    if set(variables) - {"params"}:
+        raise ValueError(f"{who}: {name} must have no running statistics, got {sorted(variables)}; use layer instead of batch normalisation")
+    made = jax.eval_shape(lambda: model.apply(variables, *inputs)[0])
+    if shape is not None and made.shape != shape:
+        raise ValueError(f"{who}: {name} must map {inputs[0].shape} to {shape}, got {made.shape}")
+    return variables.get("params", {})
+
+
 def _from_linen(module: linen.Module) -> Model:
     mode = _mode(type(module).__call__)
 

@@ -98,4 +98,4 @@ def reverse_step(
 
 def _from_variances(variances: np.ndarray) -> NoiseSchedule:
     log_signal = np.concatenate([[0.0], np.log1p(-np.clip(variances, 0, 0.999)).cumsum()])  # log ᾱ
-    return NoiseSchedule(jnp.asarray(np.exp(log_signal / 2)), jnp.asarray(np.sqrt(-np.expm1(log_signal))))
+    return NoiseSchedule(jnp.asarray(np.exp(log_signal / 2)), jnp.asarray(np.sqrt(abs(np.expm1(log_signal)))))

@@ -67,7 +67,7 @@ def test_10_2_bound_of_two_layers_is_the_evidence_at_the_posterior_and_falls_by_
             _, metrics = worse.step(key, state, {"x": many})
             return learner.functions["log_evidence"](key, state.params, jnp.asarray(x), 1), bounds, metrics
 
-        at_posterior, bounds, metrics = run(jax.random.key(1))
+        at_posterior, bounds, metrics = jax.tree.map(np.asarray, run(jax.random.key(1)))
     np.testing.assert_allclose(at_posterior, exact, rtol=1e-10)
     divergence = 0.5 * (spread**2 - 1 - 2 * np.log(spread))
     error = float(bounds.std()) / np.sqrt(len(bounds))

@@ -83,7 +83,7 @@ def diffusion(
     >>> net = (lambda key, x, time: jnp.zeros(2), lambda params, x, time: x + jnp.expand_dims(params, 0))
     >>> learner = diffusion(net, optax.adam(1e-3), shape=(2,), schedule=linear_schedule(10))
     >>> state = learner.init(jax.random.key(0), {"x": jnp.zeros((4, 2))})
-    >>> state, metrics = learner.step(jax.random.key(1), state, {"x": jnp.zeros((4, 2))})
+    >>> state, metrics = jax.jit(learner.step)(jax.random.key(1), state, {"x": jnp.zeros((4, 2))})
     >>> learner.functions["sample"](jax.random.key(2), learner.params(state), 3, num_steps=5, eta=0.0).shape
     (3, 2)
     """

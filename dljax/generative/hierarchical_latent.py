@@ -88,12 +88,13 @@ def hierarchical_latent(sizes: Sequence[int], networks: Sequence[Any]) -> Learne
             return [posterior(seen, layer, above) for layer, (seen, above) in enumerate(zip(evidence(raw), [*codes[1:], None], strict=True))]
 
         def descend(raw: Raw, draw: Callable[[int, _Normal], Layer]) -> tuple[list[_Normal], list[Layer]]:
-            found, codes = [], [None]
+            found: list[_Normal] = []
+            codes: list[Layer] = []
             for layer, seen in reversed(list(enumerate(evidence(raw)))):
-                normal, _ = posterior(seen, layer, codes[0])
+                normal, _ = posterior(seen, layer, codes[0] if codes else None)
                 found.insert(0, normal)
                 codes.insert(0, draw(layer, normal))
-            return found, codes[:-1]
+            return found, codes
 
         def sample(key: Key, raw: Raw) -> Codes:
             keys = jax.random.split(key, len(sizes))
@@ -105,10 +106,10 @@ def hierarchical_latent(sizes: Sequence[int], networks: Sequence[Any]) -> Learne
 
         def log_prob(raw: Raw, codes: Codes) -> Float[Array, " B"]:
             parts = layers(codes)
-            return sum(_log_prob(q, z) for (q, _), z in zip(normals(raw, parts), parts, strict=True))
+            return jnp.stack([_log_prob(q, z) for (q, _), z in zip(normals(raw, parts), parts, strict=True)]).sum(0)
 
         def kl(raw: Raw, codes: Codes) -> Float[Array, " B"]:
-            return sum(_kl(q, p) for q, p in normals(raw, layers(codes)))
+            return jnp.stack([_kl(q, p) for q, p in normals(raw, layers(codes))]).sum(0)
 
         def prior_sample(key: Key, num: int) -> Codes:
             keys = jax.random.split(key, len(sizes))

@@ -68,8 +68,8 @@ def vq_vae(
     >>> from flax import linen
     >>> learner = vq_vae(linen.Dense(6), linen.Dense(4), optax.adam(1e-3), num_codes=8, code_size=2)
     >>> batch = {"x": jax.random.normal(jax.random.key(0), (16, 4))}
-    >>> state = learner.init(jax.random.key(1), batch)
-    >>> state, metrics = learner.step(jax.random.key(2), state, batch)
+    >>> state = jax.jit(learner.init)(jax.random.key(1), batch)
+    >>> state, metrics = jax.jit(learner.step)(jax.random.key(2), state, batch)
     >>> sorted(metrics), learner.functions["encode"](None, learner.params(state), batch["x"]).shape
     (['codebook_use', 'commitment', 'perplexity', 'reconstruction'], (16, 3))
     """

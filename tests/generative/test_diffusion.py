@@ -165,7 +165,8 @@ def test_10_2_a_learned_denoiser_samples_each_class_from_its_own_normal_and_guid
             state = learner.init(key, batch(key))
 
             def step(state, key):
-                return learner.step(key, state, batch(jax.random.fold_in(key, 1)))
+                step_key, batch_key = jax.random.split(key)
+                return learner.step(step_key, state, batch(batch_key))
 
             state, metrics = jax.lax.scan(step, state, jax.random.split(key, 1500))
             context = jax.nn.one_hot(jnp.arange(2000) % 2, 2)
@@ -214,9 +215,9 @@ def test_bad_options_are_refused():
     with pytest.raises(ValueError, match=r"diffusion: context_dropout must be in \[0, 1\], got 2"):
         build(context_dropout=2)
     with pytest.raises(ValueError, match=r"diffusion: examples must have the shape \(2,\), got \(3,\)"):
-        build().init(jax.random.key(0), {"x": jnp.zeros((4, 3))})
+        jax.eval_shape(build().init, jax.random.key(0), {"x": jnp.zeros((4, 3))})
     with pytest.raises(ValueError, match=r"diffusion: the model must map \(4, 2\) to \(4, 2\), got \(4, 1\)"):
-        build().init(jax.random.key(0), {"x": jnp.zeros((4, 2))})
+        jax.eval_shape(build().init, jax.random.key(0), {"x": jnp.zeros((4, 2))})
     see = best_denoiser(schedule)
     with pytest.raises(ValueError, match="diffusion: num_steps must be between 1 and 5, got 6"):
         diffusion_samples(jax.random.key(0), jnp.zeros((1, 1)), see, schedule, num_steps=6)

@@ -62,9 +62,14 @@ def test_10_2_the_step_is_that_of_the_loss_with_the_codes_held():
     decoder = (lambda key, z: 2 * jnp.eye(2), lambda params, z: z @ params)
     learner = vq_vae(encoder, decoder, optax.sgd(1.0), num_codes=3, code_size=2, commitment=0.25)
     x = jnp.asarray(np.random.default_rng(4).normal(size=(7, 2)), jnp.float32)
-    state = learner.init(jax.random.key(0), {"x": x})
-    codes = np.asarray(learner.functions["decode"](None, learner.params(state), learner.functions["encode"](None, learner.params(state), x)) / 2)
-    after, metrics = learner.step(jax.random.key(1), state, {"x": x})
+
+    @jax.jit
+    def run(key):
+        state = learner.init(key, {"x": x})
+        index = learner.functions["encode"](key, learner.params(state), x)
+        return learner.functions["decode"](key, learner.params(state), index) / 2, learner.step(key, state, {"x": x})
+
+    codes, (after, metrics) = jax.tree.map(np.asarray, run(jax.random.key(0)))
     x = np.asarray(x)
     error = 2 * (2 * codes - x)
     np.testing.assert_allclose(after.params["decoder"], 2 * np.eye(2) - codes.T @ error / 7, rtol=1e-4, atol=1e-5)
@@ -82,10 +87,15 @@ def test_pictures_keep_their_places_and_binary_data_their_likelihood():
         likelihood=bernoulli_likelihood,
     )
     x = jnp.ones((5, 4, 6, 1))
-    params = learner.params(learner.init(jax.random.key(0), {"x": x}))
-    index = learner.functions["encode"](None, params, x)
+
+    @jax.jit
+    def run(key):
+        params = learner.params(learner.init(key, {"x": x}))
+        index = learner.functions["encode"](key, params, x)
+        return index, learner.functions["decode"](key, params, index)
+
+    index, means = run(jax.random.key(0))
     assert index.shape == (5, 2, 3, 1)
-    means = learner.functions["decode"](None, params, index)
     assert means.shape == x.shape
     assert 0 < float(means.min()) < float(means.max()) < 1
 
@@ -103,6 +113,6 @@ def test_bad_options_are_refused():
     with pytest.raises(ValueError, match=r"vq_vae: decay must be in \[0, 1\), got 1"):
         build(decay=1)
     with pytest.raises(ValueError, match=r"vq_vae: the encoder must give features \[B, ..., G \* 2\], a multiple of code_size, got \(12, 3\)"):
-        build(3).init(jax.random.key(0), batch(12))
+        jax.eval_shape(build(3).init, jax.random.key(0), batch(12))
     with pytest.raises(ValueError, match=r"vq_vae: the decoder must map \(12, 4\) to \(12, 4\), got \(12, 5\)"):
-        build().init(jax.random.key(0), {"x": batch(12)["x"][:, :4]})
+        jax.eval_shape(build().init, jax.random.key(0), {"x": batch(12)["x"][:, :4]})

@@ -1,4 +1,4 @@
-"""Generative models: adversarial nets, normalizing flows, variational autoencoders; distributions and flows on manifolds."""
+"""Generative models: adversarial nets, normalizing flows, variational autoencoders, diffusion; distributions and flows on manifolds."""
 
 from dljax.generative.autoregressive_flows import autoregressive_categorical, inverse_autoregressive, masked_autoregressive
 from dljax.generative.bessel import BesselTerms, bessel_terms, log_bessel

@@ -24,12 +24,12 @@ def digits_diffusion(
     learning_rate: float = 2e-3,
     average: float = 0.995,
     batch_size: int = 64,
-    steps: int = 3000,
+    steps: int = 2000,
 ) -> Experiment:
     """A U-Net that takes noise out of 8 x 8 digits and is told which digit it is; as many samples as there are training digits, by DDIM.
 
     Besides the two accuracies it is measured how far the samples are from the training digits: `frechet_distance` between the normal distributions
-    that fit the pixels (from 0 to 1) of the two, beside `frechet_of_held_out` for the held-out digits, which are by other writers; and `novelty`, the
+    that fit the pixels (from 0 to 1) of the two, beside `frechet_of_held_out` for the held-out digits, fewer and by other writers; and `novelty`, the
     median distance of a sample from the nearest training digit over that of a held-out digit: 0 for copies, 1 for digits as new as those.
     """
     import jax

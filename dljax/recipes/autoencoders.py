@@ -118,7 +118,7 @@ def fashion_mnist_vq_vae(
     commitment: float = 0.25,
     learning_rate: float = 1e-3,
     batch_size: int = 64,
-    steps: int = 3000,
+    steps: int = 1000,
 ) -> Experiment:
     """Clothes as 7 x 7 indices of a codebook: 49 bytes a picture where there are 256 codes.
 

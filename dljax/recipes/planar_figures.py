@@ -47,11 +47,9 @@ def latent_map(codes, labels):
     plane = centred @ axes_of_codes[:2].T
 
     def draw(axes):
-        for label in np.unique(labels):
-            mine = plane[labels == label]
-            axes.scatter(mine[:, 0], mine[:, -1], s=12, label=str(label), color=f"C{label}")
+        points = axes.scatter(plane[:, 0], plane[:, -1], c=labels, s=12, cmap="tab10")
         axes.set_aspect("equal")
-        axes.legend(ncols=2, fontsize="small")
+        axes.legend(*points.legend_elements(num=None), ncols=2, fontsize="small")
 
     return draw
 

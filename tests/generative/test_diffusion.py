@@ -191,7 +191,7 @@ def test_10_2_a_learned_denoiser_samples_each_class_from_its_own_normal_and_guid
         loss = jax.jit(evaluate(learner.evaluate, batch_size=1000))(jax.random.key(2), state, many)["loss"]
         a, s = np.asarray(schedule.signal)[1:], np.asarray(schedule.noise)[1:]
         assert float(loss.weight) == 5120
-        assert float(loss.value) == pytest.approx((0.3**2 / (s**2 + (0.3 * a) ** 2)).mean(), rel=0.1)  # of the best denoiser
+        assert float(loss.value) == pytest.approx((0.3**2 / (s**2 + (0.3 * a) ** 2)).mean(), rel=0.2)  # of the best denoiser
 
 
 class Net(linen.Module):

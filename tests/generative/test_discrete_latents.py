@@ -98,7 +98,7 @@ def test_10_2_bounds_of_an_autoencoder_of_discrete_codes_close_on_its_enumerated
 
     @jax.jit
     def run(key):
-        batch = {"x": jnp.repeat(x[seen], 8, 0)}
+        batch = {"x": jnp.repeat(x[seen], 16, 0)}
         state, _ = jax.lax.scan(lambda state, key: learner.step(key, state, batch), learner.init(key, batch), jax.random.split(key, 600))
         bounds = [learner.functions["log_evidence"](key, state.params, jnp.repeat(x, 200, 0), num).reshape(16, 200) for num in (1, 16)]
         return learner.functions["decode"](key, state.params, CODES), bounds, learner.functions["encode"](key, state.params, x)

@@ -61,12 +61,12 @@ def maximum_likelihood(density: Density, optimizer: optax.GradientTransformation
     """
 
     def init(key: Key, batch: Batch) -> LikelihoodState:
-        params = density.init(key, batch["x"], *_context(batch))
+        params = density.init(key, batch["x"], *context_of(batch))
         return LikelihoodState(params, optimizer.init(params))
 
     def step(key: Key, state: LikelihoodState, batch: Batch) -> tuple[LikelihoodState, Metrics]:
         way = exact if density.estimate is None else estimates
-        nll, grads = jax.value_and_grad(lambda params: -way(local_key(key), params, batch["x"], *_context(batch)).mean())(state.params)
+        nll, grads = jax.value_and_grad(lambda params: -way(local_key(key), params, batch["x"], *context_of(batch)).mean())(state.params)
         updates, opt_state = optimizer.update(pmean(grads), state.opt_state, state.params)
         return LikelihoodState(optax.apply_updates(state.params, updates), opt_state), {"nll": nll}
 
@@ -90,7 +90,7 @@ def maximum_likelihood(density: Density, optimizer: optax.GradientTransformation
 
     def fold_step(acc: tuple[Key, Mean], state: LikelihoodState, batch: Batch) -> tuple[Key, Mean]:
         (key, noise_key), mean = jax.random.split(acc[0]), acc[1]
-        nll = -log_prob(noise_key, state.params, batch["x"], *_context(batch))
+        nll = -log_prob(noise_key, state.params, batch["x"], *context_of(batch))
         mask = batch.get("mask", jnp.ones_like(nll))
         return key, Mean(mean.total + (mask * nll).sum(), mean.weight + mask.sum())
 
@@ -168,5 +168,10 @@ def discretised_logistic(spacing: float = 1.0) -> Density:
     return Density(init, log_prob, sample)
 
 
-def _context(batch: Batch) -> tuple[Array, ...]:
+def context_of(batch: Batch) -> tuple[Array, ...]:
+    """What a batch says besides its examples: `(context,)`, or nothing.
+
+    >>> context_of({"x": 1.0})
+    ()
+    """
     return (batch["context"],) if "context" in batch else ()

@@ -9,7 +9,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from dljax.core.checks import check_int, check_range
-from dljax.core.contract import Key, Numeric
+from dljax.core.contract import Key, Numeric, Params
 from dljax.generative.distribution import Distribution, standard_normal
 from dljax.generative.hyperbolic import hyperbolic_normal, hyperboloid_point, origin_exp
 from dljax.generative.power_spherical import power_spherical, power_spherical_kl_uniform
@@ -47,6 +47,26 @@ class Latent(NamedTuple):
     sample: Callable[[Key, Raw], Codes]
     log_prob: Callable[[Raw, Codes], Float[Array, " B"]]
     kl: Callable[[Raw, Codes], Float[Array, " B"]]
+
+
+class LearnedLatent(NamedTuple):
+    """A space of codes with parameters of its own, such as a learned prior, which are trained with those of the autoencoder.
+
+    Attributes:
+      size, raw_size: Z and R, as of a `Latent`.
+      init: `key -> params`.
+      at: `params -> Latent`.
+
+    >>> prior = lambda scale: Distribution(lambda key, num: scale * jax.random.normal(key, (num, 1)), lambda z: norm.logpdf(z, 0, scale).sum(-1))
+    >>> learned = LearnedLatent(1, 2, lambda key: jnp.ones(()), lambda scale: normal_latent(1)._replace(prior=prior(scale)))
+    >>> learned.at(2.0).prior.sample(jax.random.key(0), 5).shape
+    (5, 1)
+    """
+
+    size: int
+    raw_size: int
+    init: Callable[[Key], Params]
+    at: Callable[[Params], Latent]
 
 
 def normal_latent(size: int) -> Latent:

@@ -7,7 +7,7 @@ __all__ = [
     "BERT", "CNN", "CONVNEXTS", "DENSENETS", "GAT", "GCN", "GIN", "GPT", "MLP", "MPNN", "RESNETS", "SHARDING", "T5", "VGG", "VGGS", "Beams",
     "Bigrams", "ChebNet", "ConvNeXt", "Decoded", "DenseNet", "EncoderDecoder", "GatedGNN", "GoogLeNet", "GraphAutoencoder", "GraphSAGE",
     "GraphTransformer", "Highway", "LeNet", "Llama", "MaskedLanguageModel", "MobileNetV1", "MobileNetV2", "ODENet", "PhraseTable", "PhraseWeights",
-    "Pretrained", "RecurrentLanguageModel", "RecurrentNet", "RecurrentReadout", "ResNet", "Seq2Seq", "TextClassifier", "TokenClassifier",
+    "Pretrained", "RecurrentLanguageModel", "RecurrentNet", "RecurrentReadout", "ResNet", "Seq2Seq", "TextClassifier", "TimeUNet", "TokenClassifier",
     "TransformerXL", "UNet", "ViT", "Weight", "WordTable", "attention_maps", "beam_search", "consistent_phrases", "decoder_step", "empty_cache",
     "encoder", "export_weights", "from_pretrained", "generate", "generate_target", "gpt_weights", "greedy", "ibm_model_1", "import_weights",
     "keep_min_p", "keep_top_k", "keep_top_p", "llama_weights", "lora", "lora_adapters", "lora_merged", "phrase_table", "read_prompts", "read_source",
@@ -23,9 +23,9 @@ _MODULES = {
     "GraphSAGE": "graph_networks", "GraphTransformer": "message_networks", "Highway": "highway", "LeNet": "lenet", "Llama": "llama",
     "MaskedLanguageModel": "bert", "MobileNetV1": "mobilenet", "MobileNetV2": "mobilenet", "ODENet": "odenet", "PhraseTable": "phrases",
     "PhraseWeights": "phrases", "Pretrained": "pretrained", "RecurrentLanguageModel": "rnn", "RecurrentNet": "rnn", "RecurrentReadout": "rnn",
-    "ResNet": "resnet", "Seq2Seq": "seq2seq", "TextClassifier": "bert", "TokenClassifier": "bert", "TransformerXL": "transformer_xl", "UNet": "unet",
-    "ViT": "vit", "Weight": "weights", "WordTable": "word_alignment", "attention_maps": "gpt", "beam_search": "decoding",
-    "consistent_phrases": "phrases", "decoder_step": "translation", "empty_cache": "generation", "encoder": "translation",
+    "ResNet": "resnet", "Seq2Seq": "seq2seq", "TextClassifier": "bert", "TimeUNet": "unet", "TokenClassifier": "bert",
+    "TransformerXL": "transformer_xl", "UNet": "unet", "ViT": "vit", "Weight": "weights", "WordTable": "word_alignment", "attention_maps": "gpt",
+    "beam_search": "decoding", "consistent_phrases": "phrases", "decoder_step": "translation", "empty_cache": "generation", "encoder": "translation",
     "export_weights": "weights", "from_pretrained": "pretrained", "generate": "generation", "generate_target": "target_generation",
     "gpt_weights": "gpt_weights", "greedy": "decoding", "ibm_model_1": "word_alignment", "import_weights": "weights", "keep_min_p": "decoding",
     "keep_top_k": "decoding", "keep_top_p": "decoding", "llama_weights": "llama_weights", "lora": "low_rank", "lora_adapters": "low_rank",
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from dljax.models.target_generation import generate_target, read_source
     from dljax.models.transformer_xl import TransformerXL
     from dljax.models.translation import decoder_step, encoder, teacher_forcing, translator
-    from dljax.models.unet import UNet
+    from dljax.models.unet import TimeUNet, UNet
     from dljax.models.vgg import VGG, VGGS
     from dljax.models.vit import ViT
     from dljax.models.vit_weights import vit_weights

@@ -41,6 +41,7 @@ from dljax.nn.attention import (
 from dljax.nn.attribution import grad_cam, integrated_gradients, layer_output, layer_shapes, occlusion, overlay, saliency, smooth_grad
 from dljax.nn.backpropagation import AffineLayer, BackwardPass, ForwardPass, backpropagate, forward_pass, fully_connected
 from dljax.nn.computation_graph import ComputationGraph, computation_graph
+from dljax.nn.conditional import Conditional
 from dljax.nn.convolution import Conv, ConvTranspose, conv_transpose, convolution, patches
 from dljax.nn.dense import Dense, DenseGeneral, unit_pixels
 from dljax.nn.differentiation_cost import DifferentiationCost, differentiation_cost
@@ -100,29 +101,31 @@ from dljax.nn.spectral_norm import power_iteration, spectral_norm
 from dljax.nn.toeplitz import toeplitz
 from dljax.nn.transformer import Attention, FeedForward, Transformer, TransformerLayer
 from dljax.nn.transformer_config import TransformerConfig
+from dljax.nn.vector_quantiser import Codebook, moved_codebook, nearest_code, quantised, started_codebook
 
 __all__ = [
     "ACTIVATIONS", "EXPERT_SHARDING", "RNN", "Activation", "AffineLayer", "Attention", "AttentionPooling", "BackwardPass", "BatchNorm",
-    "ChebyshevConvolution", "ComputationGraph", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv", "DifferentiationCost",
-    "DropConnectDense", "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution", "GatedGraphConvolution",
-    "GraphAttention", "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache", "LinearAttention",
-    "LinearAttentionCache", "LinearAttentionState", "MaximisationConfig", "MinibatchDeviation", "MinibatchDiscrimination", "MixtureOfExperts",
-    "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "ODEBlock", "ODEConfig", "ODESolution",
-    "PReLU", "Propagation", "RelativeAttention", "RelativeBias", "Rotary", "Routes", "SAGEConvolution", "SegmentMemory", "SelfAttention",
-    "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig", "TransformerLayer",
-    "activation_maximisation", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix", "alibi",
-    "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
+    "ChebyshevConvolution", "Codebook", "ComputationGraph", "Conditional", "Conv", "ConvTranspose", "Dense", "DenseGeneral", "DepthwiseConv",
+    "DifferentiationCost", "DropConnectDense", "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution",
+    "GatedGraphConvolution", "GraphAttention", "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache",
+    "LinearAttention", "LinearAttentionCache", "LinearAttentionState", "MaximisationConfig", "MinibatchDeviation", "MinibatchDiscrimination",
+    "MixtureOfExperts", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "ODEBlock", "ODEConfig",
+    "ODESolution", "PReLU", "Propagation", "RelativeAttention", "RelativeBias", "Rotary", "Routes", "SAGEConvolution", "SegmentMemory",
+    "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig",
+    "TransformerLayer", "activation_maximisation", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix",
+    "alibi", "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
     "balance_loss", "causal_linear_attention", "causal_mask", "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution",
     "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "elu_features", "filter_pictures", "fixup", "forward_pass",
     "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "grad_cam", "gradient_norms",
     "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity",
     "initialisers", "initializers", "integrated_gradients", "laplacian", "laplacian_spectrum", "layer_output", "layer_shapes", "linear_attention",
-    "linear_attention_weights", "lstm", "lsuv", "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "multiplicative_noise",
-    "multiplicative_scores", "neighbour_sum", "norm_layer", "occlusion", "overlay", "pagerank", "pass_messages", "patches", "pool_nodes",
-    "power_iteration", "relative_bucket", "relative_shift", "route", "router_z_loss", "row_product", "saliency", "segment_reduce", "segment_softmax",
-    "shortest_paths", "signal_propagation", "single_graph", "sinusoidal_positions", "smooth_grad", "soft_shrink", "solve_ode", "sparse_plus",
-    "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "spectral_norm", "squared_relu", "squareplus", "stationary_distribution", "step",
-    "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
+    "linear_attention_weights", "lstm", "lsuv", "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "moved_codebook",
+    "multiplicative_noise", "multiplicative_scores", "nearest_code", "neighbour_sum", "norm_layer", "occlusion", "overlay", "pagerank",
+    "pass_messages", "patches", "pool_nodes", "power_iteration", "quantised", "relative_bucket", "relative_shift", "route", "router_z_loss",
+    "row_product", "saliency", "segment_reduce", "segment_softmax", "shortest_paths", "signal_propagation", "single_graph", "sinusoidal_positions",
+    "smooth_grad", "soft_shrink", "solve_ode", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "spectral_norm",
+    "squared_relu", "squareplus", "started_codebook", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz",
+    "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

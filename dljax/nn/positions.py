@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from dljax.core.checks import check_int, check_range
 
@@ -99,10 +99,11 @@ def alibi(num_heads: int, positions: Int[Array, "*B T"], key_positions: Int[Arra
     return -jnp.expand_dims(slopes, range(distance.ndim - 3)) * distance
 
 
-def sinusoidal_positions(positions: Int[Array, "*B T"], width: int, *, base: float = 10000.0) -> Float[Array, "*B T D"]:
+def sinusoidal_positions(positions: Num[Array, "*B T"], width: int, *, base: float = 10000.0) -> Float[Array, "*B T D"]:
     """Positions as waves: (sin p θ_i) for the first half of the numbers and (cos p θ_i) for the second, θ_i = base^(-2i/D).
 
     Args:
+      positions: p, whole numbers or not.
       width: D, even.
     Raises:
       ValueError: an odd width.

@@ -1,4 +1,4 @@
-"""What recipes in the plane draw: samples side by side, and functions as maps."""
+"""What recipes draw in the plane: samples side by side, functions as maps, and codes by their class."""
 
 PIXELS = 200
 
@@ -33,6 +33,23 @@ def map_of(maps, extent):
             part.set(title=name)
             part.grid(False)
         parts[0].figure.colorbar(picture, ax=list(parts), shrink=0.8)
+
+    return draw
+
+
+def latent_map(codes, labels):
+    """Draws codes [N, Z] in the plane of their first two principal components, each class in a colour of its own."""
+    import numpy as np
+
+    codes, labels = np.asarray(codes, np.float64), np.asarray(labels)
+    centred = codes - codes.mean(0)
+    _, _, axes_of_codes = np.linalg.svd(centred, full_matrices=False)
+    plane = centred @ axes_of_codes[:2].T
+
+    def draw(axes):
+        points = axes.scatter(plane[:, 0], plane[:, -1], c=labels, s=12, cmap="tab10")
+        axes.set_aspect("equal")
+        axes.legend(*points.legend_elements(num=None), ncols=2, fontsize="small")
 
     return draw
 

@@ -40,7 +40,7 @@ def log_evidence_by_quadrature(learner, params):
     return logsumexp(log_likelihood + norm.logpdf(z)[:, None], axis=0) + np.log(z[1] - z[0])
 
 
-def test_training_lowers_the_bound_towards_the_entropy_of_the_pictures(trained):
+def test_10_2_training_lowers_the_bound_towards_the_entropy_of_the_pictures(trained):
     _, _, metrics = trained
     entropy = np.log(2) - PIXELS * (0.1 * np.log(0.1) + 0.9 * np.log(0.9))  # of the colour and of the flips, a little more than the pictures tell
     assert float(metrics["negative_elbo"][0]) > PIXELS * np.log(2) - 0.1
@@ -48,7 +48,7 @@ def test_training_lowers_the_bound_towards_the_entropy_of_the_pictures(trained):
     np.testing.assert_allclose(metrics["negative_elbo"], metrics["reconstruction"] + metrics["kl"], rtol=1e-4)
 
 
-def test_kl_to_the_prior_is_its_monte_carlo_estimate():
+def test_10_2_kl_to_the_prior_is_its_monte_carlo_estimate():
     mean, log_scale = jnp.array([0.7, -1.2, 0.0]), jnp.array([-0.5, 0.3, 0.0])
     z = np.asarray(mean) + np.exp(log_scale) * np.random.default_rng(0).normal(size=(400_000, 3))
     log_ratio = (norm.logpdf(z, mean, np.exp(log_scale)) - norm.logpdf(z)).sum(-1)
@@ -61,7 +61,7 @@ def test_kl_is_zero_for_the_prior_itself_and_positive_elsewhere():
     assert float(standard_normal_kl(*away).min()) > 0
 
 
-def test_the_elbo_is_below_the_evidence_and_importance_samples_close_the_gap(trained):
+def test_10_2_the_elbo_is_below_the_evidence_and_importance_samples_close_the_gap(trained):
     learner, state, _ = trained
     exact = log_evidence_by_quadrature(learner, state.params)
     np.testing.assert_allclose(logsumexp(exact), 0, atol=1e-4)  # the probabilities of all pictures sum to one
@@ -71,7 +71,7 @@ def test_the_elbo_is_below_the_evidence_and_importance_samples_close_the_gap(tra
     np.testing.assert_allclose(bounds(jax.random.key(3), state.params, X[:1], 20_000), exact[:1], atol=0.02)
 
 
-def test_the_bound_rises_with_the_number_of_importance_samples(trained):
+def test_10_2_the_bound_rises_with_the_number_of_importance_samples(trained):
     learner, state, _ = trained
     x = jnp.repeat(X[jnp.array([1, 0, 31])], 500, axis=0)
     log_evidence = jax.jit(learner.functions["log_evidence"], static_argnums=3)
@@ -88,7 +88,7 @@ def test_evaluation_is_the_mean_over_a_ragged_set(trained):
     assert float(metrics["negative_elbo"].value) == pytest.approx(float(metrics["reconstruction"].value + metrics["kl"].value), rel=1e-4)
 
 
-def test_beta_weighs_the_divergence_and_may_be_traced():
+def test_10_2_beta_weighs_the_divergence_and_may_be_traced():
     def final(beta):
         learner = vae(MLP(2, (8,)), MLP(PIXELS, (8,)), optax.adam(1e-2), latent_size=1, beta=beta)
         state = learner.init(jax.random.key(0), {"x": X})
@@ -137,7 +137,7 @@ def bernoulli_mixture(x, num, smoothing, seed, rounds=200):
 
 
 @pytest.mark.slow
-def test_the_recipes_target_is_the_best_mixture_of_bernoullis():
+def test_10_2_the_recipes_target_is_the_best_mixture_of_bernoullis():
     from dljax import data
     from dljax.recipes import get
 

@@ -60,6 +60,18 @@ from dljax.generative.remedies import Remedy, consensus, extragradient, instance
 from dljax.generative.residual_flows import lip_swish, log_det_estimate, residual, spectral_norm_bound
 from dljax.generative.sphere import around, log_sphere_area, uniform_sphere, unit
 from dljax.generative.splines import rational_quadratic_spline
+from dljax.generative.terms import (
+    Code,
+    Round,
+    Term,
+    auxiliary_classification,
+    categorical_code,
+    coded,
+    feature_matching,
+    mutual_information,
+    normal_code,
+    reconstruction,
+)
 from dljax.generative.torus import uniform_torus, von_mises, wrap_angle, wrapped_normal
 from dljax.generative.vae import vae
 from dljax.generative.variational import GradientVariance, gradient_variance, minibatched, vi
@@ -67,21 +79,22 @@ from dljax.generative.von_mises_fisher import mean_resultant_length, von_mises_f
 from dljax.generative.von_mises_fisher_mixture import fitted_concentration, von_mises_fisher_mixture
 
 __all__ = [
-    "BesselTerms", "Bijector", "Constrained", "Density", "Distribution", "Divergence", "ElementMap", "Estimator", "GANState", "Game",
-    "GradientVariance", "Guide", "Latent", "Manifold", "ParetoSmoothed", "Remedy", "act_norm", "additive", "additive_coupling", "affine",
-    "affine_coupling", "around", "autoregressive_categorical", "ball_log_volume", "ball_to_hyperboloid", "bernoulli_guide", "bessel_terms",
-    "beta_guide", "categorical", "categorical_guide", "chain", "chi", "circle_spline", "consensus", "constrain", "continuous", "continuous_flow",
-    "convolutional_network", "coordinate_ascent", "coupling", "dense_network", "dequantise", "discrete_autoregressive", "discrete_coupling",
-    "discretised_logistic", "divergence", "doubly_reparameterised", "duality_gap", "effective_sample_size", "extragradient", "fitted_concentration",
-    "fixed", "flow", "flow_guide", "forward_kl", "from_distrax", "full_rank_guide", "gamma_guide", "gan", "glow", "gradient_variance",
-    "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal", "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball",
-    "hyperboloid_transport", "implicitly_reparameterised", "importance_weighted", "instance_noise", "integer_shift", "interval",
-    "inverse_autoregressive", "inverse_circle_spline", "inverted", "invertible_convolution", "lip_swish", "log_bessel", "log_det_estimate",
-    "log_sphere_area", "logit", "lorentz_product", "low_rank_guide", "masked_autoregressive", "maximum_likelihood", "mean_field_guide",
-    "mean_resultant_length", "minibatched", "mobius_add", "moser_flow", "normal_latent", "normal_mixture", "normal_sample", "on_half", "one_hot",
-    "ordered", "origin_exp", "origin_log", "pack", "packing", "pareto_smoothed", "planar", "positive", "power_spherical",
-    "power_spherical_kl_uniform", "power_spherical_kl_von_mises_fisher", "power_spherical_latent", "power_spherical_mean_resultant_length",
-    "pushforward", "radial", "rao_blackwellised", "rational_quadratic_spline", "renyi", "reparameterised", "repeat", "residual", "reverse_kl",
+    "BesselTerms", "Bijector", "Code", "Constrained", "Density", "Distribution", "Divergence", "ElementMap", "Estimator", "GANState", "Game",
+    "GradientVariance", "Guide", "Latent", "Manifold", "ParetoSmoothed", "Remedy", "Round", "Term", "act_norm", "additive", "additive_coupling",
+    "affine", "affine_coupling", "around", "autoregressive_categorical", "auxiliary_classification", "ball_log_volume", "ball_to_hyperboloid",
+    "bernoulli_guide", "bessel_terms", "beta_guide", "categorical", "categorical_code", "categorical_guide", "chain", "chi", "circle_spline", "coded",
+    "consensus", "constrain", "continuous", "continuous_flow", "convolutional_network", "coordinate_ascent", "coupling", "dense_network",
+    "dequantise", "discrete_autoregressive", "discrete_coupling", "discretised_logistic", "divergence", "doubly_reparameterised", "duality_gap",
+    "effective_sample_size", "extragradient", "feature_matching", "fitted_concentration", "fixed", "flow", "flow_guide", "forward_kl", "from_distrax",
+    "full_rank_guide", "gamma_guide", "gan", "glow", "gradient_variance", "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal",
+    "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball", "hyperboloid_transport", "implicitly_reparameterised",
+    "importance_weighted", "instance_noise", "integer_shift", "interval", "inverse_autoregressive", "inverse_circle_spline", "inverted",
+    "invertible_convolution", "lip_swish", "log_bessel", "log_det_estimate", "log_sphere_area", "logit", "lorentz_product", "low_rank_guide",
+    "masked_autoregressive", "maximum_likelihood", "mean_field_guide", "mean_resultant_length", "minibatched", "mobius_add", "moser_flow",
+    "mutual_information", "normal_code", "normal_latent", "normal_mixture", "normal_sample", "on_half", "one_hot", "ordered", "origin_exp",
+    "origin_log", "pack", "packing", "pareto_smoothed", "planar", "positive", "power_spherical", "power_spherical_kl_uniform",
+    "power_spherical_kl_von_mises_fisher", "power_spherical_latent", "power_spherical_mean_resultant_length", "pushforward", "radial",
+    "rao_blackwellised", "rational_quadratic_spline", "reconstruction", "renyi", "reparameterised", "repeat", "residual", "reverse_kl",
     "score_function", "simplex", "simultaneous", "spectral_norm_bound", "sphere", "sphere_spline_coupling", "spline", "spline_coupling", "squeezed",
     "standard_normal", "standard_normal_kl", "sticking_the_landing", "torus", "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit",
     "unrolled", "vae", "vi", "von_mises", "von_mises_fisher", "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent",

@@ -142,7 +142,7 @@ def judged(who: str, model: Model, params: Params, model_state: Variables, input
     return judgement(who, outputs, num), model_state
 
 
-def one_each(logits: Logits, num: int) -> Float[Array, " B"]:
+def one_each(logits: Float[Array, " P"], num: int) -> Float[Array, " B"]:
     """One logit an example: the mean over its patches.
 
     >>> import jax.numpy as jnp

@@ -198,9 +198,7 @@ def test_9_3_samples_are_of_the_conditions_asked_for_and_steps_see_their_own_par
 
 
 def test_bad_terms_and_conditions_are_refused():
-    with pytest.raises(
-        ValueError, match=r'gan: terms must have names of their own, other than "loss" and "gradient", got \[\'classification\', \'class'
-    ):
+    with pytest.raises(ValueError, match=r'names of their own, other than "loss" and "gradient", got .*classification'):
         labelled([auxiliary_classification(), auxiliary_classification()])
     with pytest.raises(ValueError, match="gan: terms must have names of their own"):
         labelled([Term("loss")])

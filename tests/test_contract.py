@@ -31,6 +31,7 @@ SMALL = {
     "cora/link-prediction": {"width": 4, "embedding_size": 2},
     "digits/conditional-gan": {"width": 2, "batch_size": 4},
     "digits/double-descent": {"num_examples": 20},
+    "digits/infogan": {"width": 2, "latent_size": 10, "batch_size": 4},
     "digits/kfac": {"width": 8},
     "digits/mlp": {"width": 16, "batch_size": 8},
     "digits/natural-gradient": {"width": 8},
@@ -44,6 +45,7 @@ SMALL = {
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist/conditional-gan": {"width": 2, "batch_size": 2},
     "fashion-mnist/densenet": {"blocks": (1,), "growth": 2, "batch_size": 4},
+    "fashion-mnist/edges-to-pictures": {"width": 2, "batch_size": 2},
     "fashion-mnist/glow": {"width": 2, "batch_size": 2, "num_steps": 1, "num_levels": 1},
     "fashion-mnist/maf": {"width": 4, "batch_size": 2, "layers": 1},
     "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "continuous"},
@@ -66,7 +68,7 @@ SMALL = {
 SLOW = {
     "adding/lstm", "bible/english-to-spanish", "bible/masked-lm", "cartpole/genetic", "cmudict/seq2seq", "cora/gat", "cora/link-prediction",
     "digits/natural-gradient", "eight-gaussians/realnvp", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/conditional-gan",
-    "fashion-mnist/densenet", "fashion-mnist/maf",
+    "digits/infogan", "fashion-mnist/densenet", "fashion-mnist/maf",
     "fashion-mnist/vit", "grid/gan", "iris/bayesian-mixture", "karate/gcn", "plane/maf", "shakespeare/gpt", "tree/vae",
     "plane/ffjord",  # diffrax inside vmap keeps a tracer, which the contract forbids: not settled yet
 }  # fmt: skip

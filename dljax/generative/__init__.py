@@ -2,6 +2,7 @@
 
 from dljax.generative.autoregressive_flows import autoregressive_categorical, inverse_autoregressive, masked_autoregressive
 from dljax.generative.bessel import BesselTerms, bessel_terms, log_bessel
+from dljax.generative.bigan import BiGANState, bigan
 from dljax.generative.bijectors import Bijector, chain, inverted, repeat
 from dljax.generative.bounds import Divergence, chi, forward_kl, importance_weighted, renyi, reverse_kl
 from dljax.generative.constrain import Constrained, constrain, interval, ordered, positive, simplex
@@ -19,6 +20,7 @@ from dljax.generative.couplings import (
     spline,
     spline_coupling,
 )
+from dljax.generative.cycle_gan import CycleGANState, cycle_gan
 from dljax.generative.densities import Density, categorical, discretised_logistic, fixed, maximum_likelihood
 from dljax.generative.dequantisation import dequantise
 from dljax.generative.discrete_flows import discrete_autoregressive, discrete_coupling, integer_shift, one_hot
@@ -79,24 +81,25 @@ from dljax.generative.von_mises_fisher import mean_resultant_length, von_mises_f
 from dljax.generative.von_mises_fisher_mixture import fitted_concentration, von_mises_fisher_mixture
 
 __all__ = [
-    "BesselTerms", "Bijector", "Code", "Constrained", "Density", "Distribution", "Divergence", "ElementMap", "Estimator", "GANState", "Game",
-    "GradientVariance", "Guide", "Latent", "Manifold", "ParetoSmoothed", "Remedy", "Round", "Term", "act_norm", "additive", "additive_coupling",
-    "affine", "affine_coupling", "around", "autoregressive_categorical", "auxiliary_classification", "ball_log_volume", "ball_to_hyperboloid",
-    "bernoulli_guide", "bessel_terms", "beta_guide", "categorical", "categorical_code", "categorical_guide", "chain", "chi", "circle_spline", "coded",
-    "consensus", "constrain", "continuous", "continuous_flow", "convolutional_network", "coordinate_ascent", "coupling", "dense_network",
-    "dequantise", "discrete_autoregressive", "discrete_coupling", "discretised_logistic", "divergence", "doubly_reparameterised", "duality_gap",
-    "effective_sample_size", "extragradient", "feature_matching", "fitted_concentration", "fixed", "flow", "flow_guide", "forward_kl", "from_distrax",
-    "full_rank_guide", "gamma_guide", "gan", "glow", "gradient_variance", "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal",
-    "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point", "hyperboloid_to_ball", "hyperboloid_transport", "implicitly_reparameterised",
-    "importance_weighted", "instance_noise", "integer_shift", "interval", "inverse_autoregressive", "inverse_circle_spline", "inverted",
-    "invertible_convolution", "lip_swish", "log_bessel", "log_det_estimate", "log_sphere_area", "logit", "lorentz_product", "low_rank_guide",
-    "masked_autoregressive", "maximum_likelihood", "mean_field_guide", "mean_resultant_length", "minibatched", "mobius_add", "moser_flow",
-    "mutual_information", "normal_code", "normal_latent", "normal_mixture", "normal_sample", "on_half", "one_hot", "ordered", "origin_exp",
-    "origin_log", "pack", "packing", "pareto_smoothed", "planar", "positive", "power_spherical", "power_spherical_kl_uniform",
-    "power_spherical_kl_von_mises_fisher", "power_spherical_latent", "power_spherical_mean_resultant_length", "pushforward", "radial",
-    "rao_blackwellised", "rational_quadratic_spline", "reconstruction", "renyi", "reparameterised", "repeat", "residual", "reverse_kl",
-    "score_function", "simplex", "simultaneous", "spectral_norm_bound", "sphere", "sphere_spline_coupling", "spline", "spline_coupling", "squeezed",
-    "standard_normal", "standard_normal_kl", "sticking_the_landing", "torus", "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit",
-    "unrolled", "vae", "vi", "von_mises", "von_mises_fisher", "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent",
-    "von_mises_fisher_mixture", "von_mises_guide", "wrap_angle", "wrapped_normal",
+    "BesselTerms", "BiGANState", "Bijector", "Code", "Constrained", "CycleGANState", "Density", "Distribution", "Divergence", "ElementMap",
+    "Estimator", "GANState", "Game", "GradientVariance", "Guide", "Latent", "Manifold", "ParetoSmoothed", "Remedy", "Round", "Term", "act_norm",
+    "additive", "additive_coupling", "affine", "affine_coupling", "around", "autoregressive_categorical", "auxiliary_classification",
+    "ball_log_volume", "ball_to_hyperboloid", "bernoulli_guide", "bessel_terms", "beta_guide", "bigan", "categorical", "categorical_code",
+    "categorical_guide", "chain", "chi", "circle_spline", "coded", "consensus", "constrain", "continuous", "continuous_flow", "convolutional_network",
+    "coordinate_ascent", "coupling", "cycle_gan", "dense_network", "dequantise", "discrete_autoregressive", "discrete_coupling",
+    "discretised_logistic", "divergence", "doubly_reparameterised", "duality_gap", "effective_sample_size", "extragradient", "feature_matching",
+    "fitted_concentration", "fixed", "flow", "flow_guide", "forward_kl", "from_distrax", "full_rank_guide", "gamma_guide", "gan", "glow",
+    "gradient_variance", "hyperbolic_distance", "hyperbolic_latent", "hyperbolic_normal", "hyperboloid_exp", "hyperboloid_log", "hyperboloid_point",
+    "hyperboloid_to_ball", "hyperboloid_transport", "implicitly_reparameterised", "importance_weighted", "instance_noise", "integer_shift",
+    "interval", "inverse_autoregressive", "inverse_circle_spline", "inverted", "invertible_convolution", "lip_swish", "log_bessel",
+    "log_det_estimate", "log_sphere_area", "logit", "lorentz_product", "low_rank_guide", "masked_autoregressive", "maximum_likelihood",
+    "mean_field_guide", "mean_resultant_length", "minibatched", "mobius_add", "moser_flow", "mutual_information", "normal_code", "normal_latent",
+    "normal_mixture", "normal_sample", "on_half", "one_hot", "ordered", "origin_exp", "origin_log", "pack", "packing", "pareto_smoothed", "planar",
+    "positive", "power_spherical", "power_spherical_kl_uniform", "power_spherical_kl_von_mises_fisher", "power_spherical_latent",
+    "power_spherical_mean_resultant_length", "pushforward", "radial", "rao_blackwellised", "rational_quadratic_spline", "reconstruction", "renyi",
+    "reparameterised", "repeat", "residual", "reverse_kl", "score_function", "simplex", "simultaneous", "spectral_norm_bound", "sphere",
+    "sphere_spline_coupling", "spline", "spline_coupling", "squeezed", "standard_normal", "standard_normal_kl", "sticking_the_landing", "torus",
+    "torus_spline_coupling", "uniform_sphere", "uniform_torus", "unit", "unrolled", "vae", "vi", "von_mises", "von_mises_fisher",
+    "von_mises_fisher_angle", "von_mises_fisher_kl_uniform", "von_mises_fisher_latent", "von_mises_fisher_mixture", "von_mises_guide", "wrap_angle",
+    "wrapped_normal",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """The players of adversarial games: what they hold, what they say and how they move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -150,3 +150,32 @@ def one_each(logits: Float[Array, " P"], num: int) -> Float[Array, " B"]:
     [2.0, 5.0]
     """
     return logits if logits.shape == (num,) else logits.reshape(num, -1).mean(1)
+
+
+def team(models: Mapping[str, Model], key: Key, inputs: Mapping[str, Any], optimizer: optax.GradientTransformation) -> Player:
+    """Several networks that move as one player: its parameters and other collections are dicts by their names.
+
+    Args:
+      inputs: what each will be given.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import linen
+    >>> from dljax.nn.model import as_model
+    >>> both = team({"there": as_model(linen.Dense(2)), "back": as_model(linen.Dense(3))}, jax.random.key(0),
+    ...             {"there": jnp.ones((1, 3)), "back": jnp.ones((1, 2))}, optax.sgd(0.1))
+    >>> sorted(members(both))
+    ['back', 'there']
+    """
+    keys = jax.random.split(key, len(models))
+    parts = {name: split(model.init(key, inputs[name])) for (name, model), key in zip(models.items(), keys, strict=True)}
+    params = {name: part[0] for name, part in parts.items()}
+    return Player(params, {name: part[1] for name, part in parts.items()}, optimizer.init(params))
+
+
+def members(player: Player) -> dict[str, Variables]:
+    """The variables of each of a team's models.
+
+    >>> members(Player({"there": 1}, {"there": {"batch_stats": 2}}, ()))
+    {'there': {'params': 1, 'batch_stats': 2}}
+    """
+    return {name: {"params": params, **player.model_state[name]} for name, params in player.params.items()}

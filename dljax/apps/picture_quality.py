@@ -17,7 +17,7 @@ from dljax.data.sources import shuffled
 from dljax.nn.attribution import layer_output
 from dljax.nn.model import as_model
 from dljax.objectives.losses import cross_entropy
-from dljax.objectives.sample_quality import inception_score, neighbourhoods, sample_frechet_distance
+from dljax.objectives.sample_quality import inception_score, precision_recall, sample_frechet_distance
 from dljax.supervised.learner import supervised
 
 
@@ -122,7 +122,7 @@ def judged(
     Args:
       real, made: pictures; equally many where figures are to be compared.
       labels: what generated pictures were asked to be; None where nothing was asked for.
-      num_neighbours: k of `neighbourhoods`.
+      num_neighbours: k of `precision_recall`.
     Returns:
       `frechet_distance` of the features; `precision`, `recall`, `density` and `coverage` of them; `inception_score`; `classes`, how many of the
       classes are found: without labels those to which at least a tenth of an even share belongs, with labels those that the judge sees in at
@@ -136,7 +136,7 @@ def judged(
     """
     of_real, of_made, logits = judge.features(real), judge.features(made), judge.logits(made)
     scores = {"frechet_distance": float(sample_frechet_distance(of_real, of_made)), "inception_score": float(inception_score(logits))}
-    near = jax.jit(neighbourhoods, static_argnames="num")(of_real, of_made, num=num_neighbours)
+    near = jax.jit(precision_recall, static_argnames="num")(of_real, of_made, num=num_neighbours)
     scores |= {name: float(value) for name, value in near.items()}
     num_classes, seen = logits.shape[1], logits.argmax(1)
     if labels is None:

@@ -60,7 +60,7 @@ def sample_frechet_distance(real: Float[Array, "N D"], fake: Float[Array, "M D"]
     return frechet_distance(mean, covariance, other_mean, other_covariance)
 
 
-def neighbourhoods(real: Float[Array, "N D"], fake: Float[Array, "M D"], *, num: int = 5) -> dict[str, Float[Array, ""]]:
+def precision_recall(real: Float[Array, "N D"], fake: Float[Array, "M D"], *, num: int = 5) -> dict[str, Float[Array, ""]]:
     """How far each sample lies in the neighbourhoods of the other: fidelity and variety told apart.
 
       B(x) is the closed ball around a sample that reaches its k-th nearest neighbour in its own set:
@@ -81,12 +81,12 @@ def neighbourhoods(real: Float[Array, "N D"], fake: Float[Array, "M D"], *, num:
       Metrics for Generative Models, eq. 3 and 4.
 
     >>> real, fake = jnp.array([[0.0], [1.0], [10.0]]), jnp.array([[0.4], [0.5], [0.6]])
-    >>> {name: round(float(value), 3) for name, value in neighbourhoods(real, fake, num=1).items()}
+    >>> {name: round(float(value), 3) for name, value in precision_recall(real, fake, num=1).items()}
     {'precision': 1.0, 'recall': 0.0, 'density': 2.0, 'coverage': 0.667}
     """
-    check_int("neighbourhoods", "num", num, minimum=1)
+    check_int("precision_recall", "num", num, minimum=1)
     if min(real.shape[0], fake.shape[0]) <= num:
-        raise ValueError(f"neighbourhoods: num must be less than the numbers of samples, {real.shape[0]} and {fake.shape[0]}, got {num}")
+        raise ValueError(f"precision_recall: num must be less than the numbers of samples, {real.shape[0]} and {fake.shape[0]}, got {num}")
 
     def radius(x: Float[Array, "N D"]) -> Float[Array, " N"]:
         # Each is its own nearest at distance zero: the k-th neighbour is the (k+1)-th smallest distance.

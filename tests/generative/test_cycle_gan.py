@@ -21,6 +21,7 @@ def test_9_3_the_cycle_of_inverse_maps_costs_nothing_and_of_others_what_is_missi
         matrix = jax.random.normal(jax.random.key(0), (3, 3)) + 2 * jnp.eye(3)
         batch = {"x": jax.random.normal(jax.random.key(1), (6, 3)), "y": jax.random.normal(jax.random.key(2), (6, 3))}
 
+        @jax.jit
         def metrics(backward):
             learner = cycle_gan(linear(matrix), linear(backward), SLOPE, SLOPE, optax.sgd(0.0), optax.sgd(0.0), identity_weight=1.0)
             return learner.step(jax.random.key(1), learner.init(jax.random.key(0), batch), batch)[1]

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 from sklearn.neighbors import NearestNeighbors
 
-from dljax.objectives import frechet_distance, inception_score, neighbourhoods, sample_frechet_distance
+from dljax.objectives import frechet_distance, inception_score, precision_recall, sample_frechet_distance
 
 
 def normal(seed, size=6, rank=6):
@@ -76,7 +76,7 @@ def test_9_3_neighbourhoods_are_those_of_scikit_learn():
         generator = np.random.default_rng(0)
         for num, shift in ((1, 0.3), (3, 1.0), (5, 2.5)):
             real, fake = generator.normal(size=(90, 4)), generator.normal(size=(70, 4)) * 0.7 + shift
-            found = jax.jit(neighbourhoods, static_argnames="num")(jnp.asarray(real), jnp.asarray(fake), num=num)
+            found = jax.jit(precision_recall, static_argnames="num")(jnp.asarray(real), jnp.asarray(fake), num=num)
             want = oracle(real, fake, num)
             assert {name: pytest.approx(float(value), abs=1e-12) for name, value in found.items()} == want
 
@@ -85,10 +85,11 @@ def test_9_3_precision_tells_bad_samples_and_recall_missing_ones():
     modes = 50 * jnp.eye(4)
     noise = jax.random.normal(jax.random.key(0), (2, 4, 100, 4))
     real, fake = ((modes[:, None] + part).reshape(-1, 4) for part in noise)
+    compared = jax.jit(precision_recall)
     scores = {
-        "all": neighbourhoods(real, fake),
-        "one mode": neighbourhoods(real, fake[:100]),
-        "half noise": neighbourhoods(real, fake.at[::2].add(500.0)),
+        "all": compared(real, fake),
+        "one mode": compared(real, fake[:100]),
+        "half noise": compared(real, fake.at[::2].add(500.0)),
     }
     found = {name: (float(each["precision"]), float(each["recall"]), float(each["coverage"])) for name, each in scores.items()}
     assert min(found["all"]) > 0.9
@@ -108,7 +109,7 @@ def test_the_inception_score_is_one_for_the_unsure_and_counts_even_classes():
 def test_bad_samples_are_refused():
     with pytest.raises(ValueError, match="sample_frechet_distance: fake must have at least 2 samples, got 1; one has no covariance"):
         sample_frechet_distance(jnp.ones((3, 2)), jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="neighbourhoods: num must be >= 1, got 0"):
-        neighbourhoods(jnp.ones((3, 2)), jnp.ones((3, 2)), num=0)
-    with pytest.raises(ValueError, match="neighbourhoods: num must be less than the numbers of samples, 3 and 9, got 3"):
-        neighbourhoods(jnp.ones((3, 2)), jnp.ones((9, 2)), num=3)
+    with pytest.raises(ValueError, match="precision_recall: num must be >= 1, got 0"):
+        precision_recall(jnp.ones((3, 2)), jnp.ones((3, 2)), num=0)
+    with pytest.raises(ValueError, match="precision_recall: num must be less than the numbers of samples, 3 and 9, got 3"):
+        precision_recall(jnp.ones((3, 2)), jnp.ones((9, 2)), num=3)

@@ -76,7 +76,7 @@ def gan(
     Raises:
       ValueError: an option out of its range, two remedies that say how the players move, or one and `discriminator_steps` > 1, two terms of one
         name; when traced: a generator whose examples are not shaped as the data, a discriminator that gives anything but one logit an example (or
-        pack, or patch), a batch that `discriminator_steps` does not divide, a condition and a remedy that groups examples.
+        pack, or patch), a batch that `discriminator_steps` does not divide, a condition and a remedy that groups examples. TypeError: `condition` is no function.
     Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1; with a condition Mirza and Osindero (2014), eq. 2.
 
     >>> from flax import linen
@@ -101,6 +101,8 @@ def gan(
     names = [term.name for term in terms]
     if len({*names, "loss", "gradient"}) < len(names) + 2:
         raise ValueError(f'gan: terms must have names of their own, other than "loss" and "gradient", got {names}')
+    if condition is not None and not callable(condition):
+        raise TypeError(f'gan: condition must be a function of a batch, such as operator.itemgetter("y"), got {condition!r}')
     make, judge = as_model(generator), as_model(discriminator)
 
     def shown(batch: Batch) -> tuple[Array, Any]:

@@ -63,7 +63,7 @@ def auxiliary_classification(weight: Numeric = 1.0) -> Term:
     Args:
       weight: λ >= 0; may be traced.
     Raises:
-      ValueError: λ < 0.
+      ValueError: λ < 0; when traced: a discriminator without further outputs.
     Source: Odena, Olah and Shlens (2017), Conditional Image Synthesis with Auxiliary Classifier GANs, eq. 3.
 
     >>> undecided = Round(None, jnp.array([0, 1]), None, None, jnp.zeros((2, 2)), jnp.zeros((2, 2)))
@@ -74,7 +74,7 @@ def auxiliary_classification(weight: Numeric = 1.0) -> Term:
     check_range("auxiliary_classification", "weight", weight, 0)
 
     def of(outputs: Float[Array, "B K"], round: Round) -> Float[Array, ""]:
-        return weight * cross_entropy(outputs, round.condition).mean()
+        return weight * cross_entropy(_further("auxiliary_classification", outputs), round.condition).mean()
 
     return Term("classification", lambda round: of(round.of_fake, round), lambda round: of(round.of_real, round) + of(round.of_fake, round))
 
@@ -105,7 +105,7 @@ def feature_matching(weight: Numeric = 1.0) -> Term:
     Args:
       weight: λ >= 0; may be traced.
     Raises:
-      ValueError: λ < 0.
+      ValueError: λ < 0; when traced: a discriminator without further outputs.
     Source: Salimans et al. (2016), Improved Techniques for Training GANs, section 3.1.
 
     >>> round = Round(None, None, None, None, jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [4.0]]))
@@ -113,7 +113,12 @@ def feature_matching(weight: Numeric = 1.0) -> Term:
     9.0
     """
     check_range("feature_matching", "weight", weight, 0)
-    return Term("features", lambda round: weight * jnp.square(round.of_real.mean(0) - round.of_fake.mean(0)).sum())
+
+    def apart(round: Round) -> Float[Array, ""]:
+        real, fake = (_further("feature_matching", outputs).mean(0) for outputs in (round.of_real, round.of_fake))
+        return weight * jnp.square(real - fake).sum()
+
+    return Term("features", apart)
 
 
 class Code(NamedTuple):
@@ -208,7 +213,7 @@ def mutual_information(code: Code, weight: Numeric = 1.0) -> Term:
       code: `categorical_code(K)`, `normal_code(K)` or your own.
       weight: λ >= 0; may be traced.
     Raises:
-      ValueError: λ < 0.
+      ValueError: λ < 0; when traced: a discriminator without further outputs.
     Source: Chen et al. (2016), InfoGAN, eq. 4 to 6.
 
     >>> round = Round(jnp.array([[1.0, 0.0]]), None, None, None, None, jnp.array([[50.0, 0.0]]))
@@ -218,6 +223,12 @@ def mutual_information(code: Code, weight: Numeric = 1.0) -> Term:
     check_range("mutual_information", "weight", weight, 0)
 
     def missing(round: Round) -> Float[Array, ""]:
-        return -weight * code.log_posterior(round.of_fake, code.read(round.latents)).mean()
+        return -weight * code.log_posterior(_further("mutual_information", round.of_fake), code.read(round.latents)).mean()
 
     return Term("information", missing, missing)
+
+
+def _further(who: str, outputs: Any) -> Any:
+    if outputs is None:
+        raise ValueError(f"{who}: the discriminator must return a pair, logits and further outputs, got logits alone")
+    return outputs

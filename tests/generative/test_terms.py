@@ -219,3 +219,9 @@ def test_bad_terms_and_conditions_are_refused():
     learner = labelled([], remedies=[packing(2)])
     with pytest.raises(ValueError, match="with a condition no remedy may group examples, got 3 views of 6; leave out packing"):
         learner.step(jax.random.key(1), learner.init(jax.random.key(0), batch), batch)
+    with pytest.raises(TypeError, match=r"gan: condition must be a function of a batch, such as operator.itemgetter.*, got 'y'"):
+        gan(TABLE, HEAD, optax.sgd(0.1), optax.sgd(0.1), latent_size=1, condition="y")
+    alone = Round(jnp.zeros((1, 3)), jnp.zeros(1, int), jnp.zeros((1, 2)), jnp.zeros((1, 2)), None, None)
+    for term in (auxiliary_classification(), feature_matching(), mutual_information(normal_code(1))):
+        with pytest.raises(ValueError, match="the discriminator must return a pair, logits and further outputs, got logits alone"):
+            term.generator(alone)

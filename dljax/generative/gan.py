@@ -76,7 +76,8 @@ def gan(
     Raises:
       ValueError: an option out of its range, two remedies that say how the players move, or one and `discriminator_steps` > 1, two terms of one
         name; when traced: a generator whose examples are not shaped as the data, a discriminator that gives anything but one logit an example (or
-        pack, or patch), a batch that `discriminator_steps` does not divide, a condition and a remedy that groups examples. TypeError: `condition` is no function.
+        pack, or patch), a batch that `discriminator_steps` does not divide, a condition and a remedy that groups examples.
+      TypeError: `condition` is no function.
     Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1; with a condition Mirza and Osindero (2014), eq. 2.
 
     >>> from flax import linen

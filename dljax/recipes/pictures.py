@@ -10,7 +10,7 @@ _ASKED = "of real held-out pictures, by a classifier that has seen nothing but g
     "digits/conditional-gan",
     chapter=9,
     rows=("9.3",),
-    target=AtLeast("tstr_accuracy", 0.85, source=_ASKED + "the same network trained on the real training set reaches 0.925"),
+    target=AtLeast("tstr_accuracy", 0.85, source=_ASKED + "the same network trained on the real training set reaches 0.92"),
     minutes=2,
     data="digits",
 )
@@ -24,7 +24,8 @@ def digits_conditional_gan(
 ) -> Experiment:
     """A DCGAN that draws the digit it is asked for, 8 x 8; its discriminator compares picture and label by a projection.
 
-    In the end, with 10,000 pictures, a thousand of each digit: `tstr_accuracy` (train on them, test on the 360 real digits of the last writers).
+    In the end, with 10,000 pictures, a thousand of each digit: `tstr_accuracy` (train on them, test on the 360 real digits of the last writers),
+    and beside it `trained_on_real`.
     In the features of a network trained on the real training set: `frechet_distance` of as many pictures as that has, and `frechet_of_test`, that of
     the real test set; `precision`, `recall`, `density`, `coverage`; `agreement`, the share of pictures that this network takes for what was asked
     for; `classes`, the digits of which it recognises at least half.
@@ -43,7 +44,7 @@ def digits_conditional_gan(
     "fashion-mnist/conditional-gan",
     chapter=9,
     rows=("9.3",),
-    target=AtLeast("tstr_accuracy", 0.70, source=_ASKED + "a network of this size trained on the real training set reaches 0.91"),
+    target=AtLeast("tstr_accuracy", 0.70, source=_ASKED + "the same network trained as long on the real training set reaches 0.89"),
     minutes=15,
     data="fashion-mnist",
 )
@@ -83,6 +84,7 @@ def _conditional_gan(name, pictures, classifier, layer, num_made, names, width, 
     from dljax.models.dcgan import DCGANDiscriminator, DCGANGenerator
     from dljax.nn import spectral_norm
     from dljax.objectives.adversarial import hinge
+    from dljax.objectives.sample_quality import sample_frechet_distance
 
     check_int(name, "width", width, minimum=1)
     check_range(name, "learning_rate", learning_rate, 0, open_low=True, open_high=True)
@@ -113,9 +115,10 @@ def _conditional_gan(name, pictures, classifier, layer, num_made, names, width, 
         critic = judge(judge_key, classifier, train, layer=layer)
         num = min(len(train["x"]), 5_000)
         scores = judged(critic, train["x"][:num], made[:num], jnp.asarray(labels[:num]))
-        of_test = judged(critic, train["x"][:num], test["x"][:num])
+        of_test = sample_frechet_distance(critic.features(train["x"][:num]), critic.features(test["x"][:num]))
         learned = train_on_generated(train_key, classifier, {"x": made, "y": labels}, test)
-        return scores | {"tstr_accuracy": learned, "frechet_of_test": of_test["frechet_distance"]}
+        on_real = (critic.logits(test["x"]).argmax(1) == jnp.asarray(test["y"])).mean()
+        return scores | {"tstr_accuracy": learned, "trained_on_real": float(on_real), "frechet_of_test": float(of_test)}
 
     def figures(params, key):
         from dljax import report
@@ -158,7 +161,7 @@ def _unit_pixels(arrays, batch_size):
         "recognised",
         0.75,
         source="the share of 5,000 held-out drawings, translated, that a network trained on real pictures names right (the FCN-score of Isola et "
-        "al., 2017, section 4.1, for whole pictures); real pictures reach 0.91",
+        "al., 2017, section 4.1, for whole pictures); real pictures reach 0.89",
     ),
     minutes=15,
     data="fashion-mnist",

@@ -47,6 +47,7 @@ def test_9_3_a_judge_counts_the_classes_that_it_finds_and_the_pictures_that_are_
     assert (wrong["classes"], wrong["agreement"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_judge_sees_more_pictures_than_one_part_holds_as_it_sees_them_alone():
     critic = judge(jax.random.key(0), NET, bars(0), layer="Dense_0", **OPTIONS)
     many = bars(2, 1203)["x"]

@@ -17,6 +17,7 @@ def test_9_3_a_logit_sees_its_patch_and_nothing_else(widths, size):
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (size, size) == (6 * 2 ** len(widths) - 2,) * 2
 
 
+@pytest.mark.slow
 def test_9_3_the_generator_is_a_u_net_of_picture_and_noise():
     generator, x, z = (
         PictureGenerator(2, (2, 3), is_normalised=False),

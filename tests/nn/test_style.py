@@ -47,24 +47,25 @@ def test_9_3_a_modulated_convolution_is_each_examples_own_convolution_and_so_are
 def test_9_3_demodulation_keeps_unit_variance_whatever_the_style():
     x = jax.random.normal(jax.random.key(4), (2, 64, 64, 8))
     style = jnp.stack([jnp.ones(8), 1e4 * jnp.arange(1.0, 9.0)])
-    y = modulated_convolution(x, jax.random.normal(jax.random.key(5), (3, 3, 8, 4)), style)
+    modulated = jax.jit(modulated_convolution)
+    y = modulated(x, jax.random.normal(jax.random.key(5), (3, 3, 8, 4)), style)
     np.testing.assert_allclose(y.std((1, 2)), 1, atol=0.08)
-    zero = modulated_convolution(x, jnp.zeros((3, 3, 8, 4)), style)
+    zero = modulated(x, jnp.zeros((3, 3, 8, 4)), style)
     assert not zero.any()
 
 
 def test_9_3_a_layer_that_begins_without_style_is_a_demodulated_convolution():
     layer, w = ModulatedConv(2), jnp.zeros((3, 7))
-    variables = layer.init(jax.random.key(0), X, w)
-    want = modulated_convolution(X, variables["params"]["kernel"], jnp.ones((3, 4)))
-    np.testing.assert_allclose(layer.apply(variables, X, w), want, rtol=1e-5, atol=1e-6)
-    styled = layer.apply(variables, X, jax.random.normal(jax.random.key(1), (3, 7)))
+    variables, apply = jax.jit(layer.init)(jax.random.key(0), X, w), jax.jit(layer.apply)
+    want = jax.jit(modulated_convolution)(X, variables["params"]["kernel"], jnp.ones((3, 4)))
+    np.testing.assert_allclose(apply(variables, X, w), want, rtol=1e-5, atol=1e-6)
+    styled = apply(variables, X, jax.random.normal(jax.random.key(1), (3, 7)))
     assert float(jnp.abs(styled - want).max()) > 0.1
 
 
 def test_9_3_norms_give_the_moments_that_they_promise():
     scale, shift = jax.random.normal(jax.random.key(3), (2, 3, 4))
-    y = adaptive_instance_norm(100 + X, scale, shift)
+    y = jax.jit(adaptive_instance_norm)(100 + X, scale, shift)
     np.testing.assert_allclose(y.mean((1, 2)), shift, atol=1e-3)
     np.testing.assert_allclose(y.std((1, 2)), jnp.abs(scale), rtol=1e-3)
     np.testing.assert_allclose(jnp.square(pixel_norm(X)).mean(-1), 1, rtol=1e-5)

@@ -100,7 +100,8 @@ def adaptive_instance_norm(
       ValueError: ε <= 0.
     Source: Huang and Belongie (2017), Arbitrary Style Transfer with Adaptive Instance Normalization, eq. 8.
 
-    >>> adaptive_instance_norm(jnp.array([[[1.0], [3.0]]]), jnp.array([[2.0]]), jnp.array([[5.0]])).round(3).ravel().tolist()
+    >>> y = adaptive_instance_norm(jnp.array([[[1.0], [3.0]]]), jnp.array([[2.0]]), jnp.array([[5.0]]))
+    >>> [round(float(value), 3) for value in y.ravel()]
     [3.0, 7.0]
     """
     check_range("adaptive_instance_norm", "epsilon", epsilon, 0, open_low=True)

@@ -29,8 +29,10 @@ SMALL = {
     "cora/gat": {"width": 2, "num_heads": 2},
     "cora/gcn": {"width": 4},
     "cora/link-prediction": {"width": 4, "embedding_size": 2},
+    "digits/conditional-gan": {"width": 2, "batch_size": 4},
     "digits/diffusion": {"width": 4, "batch_size": 2, "num_times": 4, "sampling_steps": 2},
     "digits/double-descent": {"num_examples": 20},
+    "digits/infogan": {"width": 2, "latent_size": 10, "batch_size": 4},
     "digits/kfac": {"width": 8},
     "digits/mlp": {"width": 16, "batch_size": 8},
     "digits/natural-gradient": {"width": 8},
@@ -42,7 +44,9 @@ SMALL = {
     "fashion-mnist-1000/augmented": {"regularisation": "all", "width": 4, "hidden": 8, "batch_size": 4},
     "fashion-mnist/calibrated": {"width": 8, "num_members": 2, "num_examples": 100, "batch_size": 4},
     "fashion-mnist/cnn": {"width": 4, "hidden": 8, "batch_size": 4},
+    "fashion-mnist/conditional-gan": {"width": 2, "batch_size": 2},
     "fashion-mnist/densenet": {"blocks": (1,), "growth": 2, "batch_size": 4},
+    "fashion-mnist/edges-to-pictures": {"width": 2, "batch_size": 2},
     "fashion-mnist/glow": {"width": 2, "batch_size": 2, "num_steps": 1, "num_levels": 1},
     "fashion-mnist/maf": {"width": 4, "batch_size": 2, "layers": 1},
     "fashion-mnist/odenet": {"width": 4, "batch_size": 4, "solver": "euler", "num_steps": 1, "adjoint": "continuous"},
@@ -65,8 +69,9 @@ SMALL = {
 # Their learner is of a kind that another recipe here has too: the nightly script tries these.
 SLOW = {
     "adding/lstm", "bible/english-to-spanish", "bible/masked-lm", "cartpole/genetic", "cmudict/seq2seq", "cora/gat", "cora/link-prediction",
-    "digits/natural-gradient", "eight-gaussians/realnvp", "esol/mpnn", "fashion-mnist/cnn", "fashion-mnist/densenet", "fashion-mnist/maf",
-    "fashion-mnist/vit", "grid/gan", "iris/bayesian-mixture", "karate/gcn", "plane/maf", "shakespeare/gpt", "tree/vae",
+    "digits/conditional-gan", "digits/infogan", "digits/natural-gradient", "eight-gaussians/realnvp", "esol/mpnn", "fashion-mnist/cnn",
+    "fashion-mnist/conditional-gan", "fashion-mnist/densenet", "fashion-mnist/edges-to-pictures", "fashion-mnist/maf", "fashion-mnist/vit",
+    "grid/gan", "iris/bayesian-mixture", "karate/gcn", "plane/maf", "shakespeare/gpt", "tree/vae",
     "digits/diffusion",  # its kind is its own, but a U-Net compiles for long
     "plane/ffjord",  # diffrax inside vmap keeps a tracer, which the contract forbids: not settled yet
 }  # fmt: skip

@@ -7,24 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
-from dljax.core.axis import local_key, pmean
+from dljax.core.axis import local_key
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Key, Learner, Metrics, Numeric, Params
 from dljax.generative.games import Game, duality_gap
+from dljax.generative.players import Judgement, Player, applied, averaged, judged, judgement, moved, one_each, player, split, variables_of
 from dljax.generative.remedies import Remedy
-from dljax.nn.model import Model, Variables, as_model
+from dljax.generative.terms import Round, Term
+from dljax.nn.model import Variables, as_model
 from dljax.objectives.adversarial import AdversarialLoss, Logits, non_saturating
 from dljax.objectives.gradient_penalties import Penalty
-
-
-class Player(NamedTuple):
-    """One of the two networks: its trained parameters, its other collections and its optimiser's state."""
-
-    params: Params
-    model_state: Variables
-    opt_state: optax.OptState
 
 
 class GANState(NamedTuple):
@@ -48,14 +42,20 @@ def gan(
     discriminator_steps: int = 1,
     average: Numeric = 0.0,
     remedies: Sequence[Remedy] = (),
+    condition: Callable[[Batch], Any] | None = None,
+    terms: Sequence[Term] = (),
 ) -> Learner:
     """Two players: the discriminator learns to tell real examples from generated ones, the generator learns to be mistaken for real.
 
       D: min L_D(D(x), D(G(z))) + penalty(D),   then   G: min L_G(D(x), D(G(z))),   z ~ N(0, I)
 
+    With a condition y both see it, and the best discriminator compares p(x|y) with q(x|y): D(x, y) and G(z, y), y being that of the batch.
+
     Args:
-      generator: latents [B, latent_size] to examples [B, ...]; whatever `dljax.nn.as_model` takes, a linen module for one.
-      discriminator: examples [B, ...] to logits [B] or [B, 1]; likewise.
+      generator: latents [B, latent_size] to examples [B, ...]; whatever `dljax.nn.as_model` takes, a linen module for one. With a condition it is
+        given the pair (z, y).
+      discriminator: examples [B, ...] to logits [B] or [B, 1], or [B, ..., 1] for the patches of each; likewise, and with a condition of the pair
+        (x, y). It may return a pair of logits and further outputs for the terms.
       generator_optimizer, discriminator_optimizer: one for each player; different learning rates are two time scales.
       latent_size: Z >= 1.
       loss: a pair out of `dljax.objectives.ADVERSARIAL_LOSSES`, such as `non_saturating` or `f_gan("kl")`, or your own.
@@ -64,17 +64,21 @@ def gan(
       average: decay in [0, 1) of the running average of the generator's parameters; 0 draws samples with the latest. May be traced.
       remedies: `Remedy`s such as `instance_noise(0.1)`, `packing(2)`, `unrolled(5, 0.1)`, `consensus(1.0)` or `extragradient()`: views and games are
         applied in their order; at most one may say how the players move. What changes only a model, a loss or an optimizer is a function of it.
+      condition: what of the batch both players are given, labels or pictures: `itemgetter("y")`; any pytree of arrays [B, ...]. None gives nothing.
+      terms: what the players minimise besides: `Term`s such as `auxiliary_classification()`, `mutual_information(code)` or `reconstruction(100.0)`.
     Returns:
-      A learner on batches `{"x": [B, ...]}` with metrics `generator_loss` and `discriminator_loss` (without penalties), `penalty`, `real_logit` and
-      `fake_logit` (means of what the discriminator says), `generator_gradient` and `discriminator_gradient` (norms), all []. Its functions are
-      `sample(key, params, num) -> [num, ...]`; `discriminate(key, params, x) -> logits` of what the discriminator takes, without the remedies' views;
-      `duality_gap(key, params, x, num_steps) -> []` on a frozen batch and its latents, the worst cases found by the two optimizers started afresh.
-      Its params are `{"generator": variables, "discriminator": variables}`.
+      A learner on batches `{"x": [B, ...]}` with metrics `generator_loss` and `discriminator_loss` (without penalties and terms), `penalty`, what
+      the terms add, `real_logit` and `fake_logit` (means of what the discriminator says), `generator_gradient` and `discriminator_gradient`
+      (norms), all []. Its functions are `sample(key, params, num) -> [num, ...]`, or with a condition `sample(key, params, y) -> [N, ...]` of
+      conditions [N, ...]; `discriminate(key, params, x) -> logits` [B] of what the discriminator takes, without the remedies' views, means over
+      patches; `duality_gap(key, params, x, num_steps) -> []` on a frozen batch and its latents, the worst cases found by the two optimizers started
+      afresh. With a condition the `x` of both is the pair (x, y). Its params are `{"generator": variables, "discriminator": variables}`.
     Raises:
-      ValueError: an option out of its range, two remedies that say how the players move, or one and `discriminator_steps` > 1; when traced: a
-        generator whose examples are not shaped as the data, a discriminator that gives anything but one logit an example (or pack), a batch that
-        `discriminator_steps` does not divide.
-    Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1.
+      ValueError: an option out of its range, two remedies that say how the players move, or one and `discriminator_steps` > 1, two terms of one
+        name; when traced: a generator whose examples are not shaped as the data, a discriminator that gives anything but one logit an example (or
+        pack, or patch), a batch that `discriminator_steps` does not divide, a condition and a remedy that groups examples.
+      TypeError: `condition` is no function.
+    Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1; with a condition Mirza and Osindero (2014), eq. 2.
 
     >>> from flax import linen
     >>> learner = gan(linen.Dense(2), linen.Dense(1), optax.adam(1e-3), optax.adam(1e-3), latent_size=3)
@@ -95,61 +99,81 @@ def gan(
         raise ValueError(f"gan: at most one of the remedies may say how the players move, got {len(plays)}")
     if plays and discriminator_steps > 1:
         raise ValueError(f"gan: players that move at once have one step each; discriminator_steps must be 1, got {discriminator_steps}")
+    names = [term.name for term in terms]
+    if len({*names, "loss", "gradient"}) < len(names) + 2:
+        raise ValueError(f'gan: terms must have names of their own, other than "loss" and "gradient", got {names}')
+    if condition is not None and not callable(condition):
+        raise TypeError(f'gan: condition must be a function of a batch, such as operator.itemgetter("y"), got {condition!r}')
     make, judge = as_model(generator), as_model(discriminator)
+
+    def shown(batch: Batch) -> tuple[Array, Any]:
+        return batch["x"], None if condition is None else condition(batch)
+
+    def given(first: Array, y: Any) -> Any:
+        return first if condition is None else (first, y)
 
     def init(key: Key, batch: Batch) -> GANState:
         generator_key, discriminator_key = jax.random.split(key)
-        x = batch["x"]
-        z = jnp.zeros((x.shape[0], latent_size))
-        maker = _player(make, generator_key, z, generator_optimizer)
-        made = jax.eval_shape(lambda: make.apply(_variables(maker), z)[0])
+        x, y = shown(batch)
+        z = given(jnp.zeros((x.shape[0], latent_size)), y)
+        maker = player(make, generator_key, z, generator_optimizer)
+        made = jax.eval_shape(lambda: make.apply(variables_of(maker), z)[0])
         if made.shape != x.shape:
             raise ValueError(f"gan: the generator must make examples of the data's shape {x.shape[1:]}, got {made.shape[1:]}")
-        seen = view(key, jnp.int32(0), x)
-        return GANState(maker, _player(judge, discriminator_key, seen, discriminator_optimizer), maker.params, jnp.int32(0))
+        seen = given(view(key, jnp.int32(0), x), y)
+        return GANState(maker, player(judge, discriminator_key, seen, discriminator_optimizer), maker.params, jnp.int32(0))
 
     def step(key: Key, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
         discriminator_key, generator_key = jax.random.split(local_key(key))
         if plays:
-            at_once = lambda at, start: moved(game(generator_key, batch["x"], start), at, start)  # noqa: E731
+            at_once = lambda at, start: both_moved(game(generator_key, shown(batch), start), at, start)  # noqa: E731
             return plays[0](at_once, state)
-        parts = _parts(batch["x"], discriminator_steps)
+        parts = jax.tree.map(lambda x: _parts(x, discriminator_steps), shown(batch))
 
-        def teach(state: GANState, inputs: tuple[Key, Array]) -> tuple[GANState, Metrics]:
-            player, metrics = discriminator_move(game(*inputs, state), state, state)
-            return state._replace(discriminator=player), metrics
+        def teach(state: GANState, inputs: tuple[Key, Any]) -> tuple[GANState, Metrics]:
+            critic, metrics = discriminator_move(game(*inputs, state), state, state)
+            return state._replace(discriminator=critic), metrics
 
         state, metrics = lax.scan(teach, state, (jax.random.split(discriminator_key, discriminator_steps), parts))
-        player, generator_metrics = generator_move(game(generator_key, parts[-1], state), state, state)
-        return averaged(state._replace(generator=player)), jax.tree.map(lambda value: value.mean(0), metrics) | generator_metrics
+        last = jax.tree.map(lambda x: x[-1], parts)
+        maker, generator_metrics = generator_move(game(generator_key, last, state), state, state)
+        return after(state._replace(generator=maker)), jax.tree.map(lambda value: value.mean(0), metrics) | generator_metrics
 
-    def game(key: Key, real: Array, state: GANState) -> Game:
+    def game(key: Key, batch: tuple[Array, Any], state: GANState) -> Game:
         """The game on one batch and its latents: objectives of the two players' parameters, their other collections being those of `state`."""
+        real, y = batch
         latent_key, generator_key, real_key, fake_key, critic_key, penalty_key, real_view, fake_view = jax.random.split(key, 8)
         z = jax.random.normal(latent_key, (real.shape[0], latent_size))
-        real = view(real_view, state.steps, real)
-        judged = state.discriminator.model_state
+        viewed = view(real_view, state.steps, real)
+        if condition is not None and len(viewed) != len(real):
+            raise ValueError(f"gan: with a condition no remedy may group examples, got {len(viewed)} views of {len(real)}; leave out packing")
 
-        def played(theta: Params, psi: Params) -> tuple[Array, Variables, Logits, Logits, Variables]:
-            made, made_state = _applied(make, theta, state.generator.model_state, z, generator_key)
+        def judgement_of(psi: Params, model_state: Variables, x: Array, key: Key) -> tuple[Judgement, Variables]:
+            return judged("gan", judge, psi, model_state, given(x, y), key, len(x))
+
+        def played(theta: Params, psi: Params) -> tuple[Round, Variables, Array, Logits, Logits, Variables]:
+            made, made_state = applied(make, theta, state.generator.model_state, given(z, y), generator_key)
             fake = view(fake_view, state.steps, made)
-            real_logits, seen_state = _logits(judge, psi, judged, real, real_key)
-            fake_logits, seen_state = _logits(judge, psi, seen_state, fake, fake_key)
-            return fake, made_state, real_logits, fake_logits, seen_state
+            of_real, seen_state = judgement_of(psi, state.discriminator.model_state, viewed, real_key)
+            of_fake, seen_state = judgement_of(psi, seen_state, fake, fake_key)
+            round = Round(z, y, real, made, of_real.further, of_fake.further)
+            return round, made_state, fake, of_real.logits, of_fake.logits, seen_state
 
         def generator_objective(theta: Params, psi: Params) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
             # Most losses leave the logits of the real examples alone, and the compiler then leaves them out.
-            _, model_state, real_logits, fake_logits, _ = played(theta, psi)
+            round, model_state, _, real_logits, fake_logits, _ = played(theta, psi)
             value = loss.generator(real_logits, fake_logits)
-            return value, (model_state, {"generator_loss": value})
+            added = {f"generator_{term.name}": term.generator(round) for term in terms if term.generator is not None}
+            return sum(added.values(), value), (model_state, {"generator_loss": value, **added})
 
         def discriminator_objective(theta: Params, psi: Params) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
-            fake, _, real_logits, fake_logits, model_state = played(theta, psi)
+            round, _, fake, real_logits, fake_logits, model_state = played(theta, psi)
             value = loss.discriminator(real_logits, fake_logits)
-            critic = lambda x: _logits(judge, psi, judged, x, critic_key)[0]  # noqa: E731
-            extra = jnp.zeros(()) if penalty is None else penalty(penalty_key, critic, real, fake)
+            critic = lambda x: one_each(judgement_of(psi, state.discriminator.model_state, x, critic_key)[0].logits, len(x))  # noqa: E731
+            extra = jnp.zeros(()) if penalty is None else penalty(penalty_key, critic, viewed, fake)
+            added = {f"discriminator_{term.name}": term.discriminator(round) for term in terms if term.discriminator is not None}
             metrics = {"discriminator_loss": value, "penalty": extra, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
-            return value + extra, (model_state, metrics)
+            return sum(added.values(), value + extra), (model_state, metrics | added)
 
         played_game = Game(generator_objective, discriminator_objective)
         for remedy in remedies:
@@ -157,80 +181,47 @@ def gan(
         return played_game
 
     def view(key: Key, steps: Int[Array, ""], x: Float[Array, "B ..."]) -> Float[Array, "A ..."]:
-        for number, shown in enumerate(views):
-            x = shown(jax.random.fold_in(key, number), steps, x)
+        for number, look in enumerate(views):
+            x = look(jax.random.fold_in(key, number), steps, x)
         return x
 
     def generator_move(game: Game, at: GANState, start: GANState) -> tuple[Player, Metrics]:
         objective = lambda params: game.generator(params, at.discriminator.params)  # noqa: E731
-        return _moved("generator", objective, at.generator, start.generator, generator_optimizer)
+        return moved("generator", objective, at.generator, start.generator, generator_optimizer)
 
     def discriminator_move(game: Game, at: GANState, start: GANState) -> tuple[Player, Metrics]:
         objective = lambda params: game.discriminator(at.generator.params, params)  # noqa: E731
-        return _moved("discriminator", objective, at.discriminator, start.discriminator, discriminator_optimizer)
+        return moved("discriminator", objective, at.discriminator, start.discriminator, discriminator_optimizer)
 
-    def moved(game: Game, at: GANState, start: GANState) -> tuple[GANState, Metrics]:
+    def both_moved(game: Game, at: GANState, start: GANState) -> tuple[GANState, Metrics]:
         maker, generator_metrics = generator_move(game, at, start)
         critic, metrics = discriminator_move(game, at, start)
-        return averaged(start._replace(generator=maker, discriminator=critic)), {**metrics, **generator_metrics}
+        return after(start._replace(generator=maker, discriminator=critic)), {**metrics, **generator_metrics}
 
-    def averaged(state: GANState) -> GANState:
-        mean = jax.tree.map(lambda old, new: (average * old + (1 - average) * new).astype(old.dtype), state.average, state.generator.params)
-        return state._replace(average=mean, steps=state.steps + 1)
+    def after(state: GANState) -> GANState:
+        return state._replace(average=averaged(average, state.average, state.generator.params), steps=state.steps + 1)
 
     def params(state: GANState) -> Params:
-        return {"generator": _variables(state.generator._replace(params=state.average)), "discriminator": _variables(state.discriminator)}
+        return {"generator": variables_of(state.generator._replace(params=state.average)), "discriminator": variables_of(state.discriminator)}
 
-    def sample(key: Key, params: Params, num: int) -> Float[Array, "N ..."]:
-        return make.apply(params["generator"], jax.random.normal(key, (num, latent_size)))[0]
+    def sample(key: Key, params: Params, num: Any) -> Float[Array, "N ..."]:
+        size = num if condition is None else jax.tree.leaves(num)[0].shape[0]
+        return make.apply(params["generator"], given(jax.random.normal(key, (size, latent_size)), num))[0]
 
-    def discriminate(key: Key, params: Params, x: Float[Array, "B ..."]) -> Logits:
-        return judge.apply(params["discriminator"], x)[0].reshape(x.shape[0])
+    def discriminate(key: Key, params: Params, x: Any) -> Logits:
+        num = jax.tree.leaves(x)[0].shape[0]
+        return one_each(judgement("gan", judge.apply(params["discriminator"], x)[0], num).logits, num)
 
-    def gap(key: Key, params: Params, x: Float[Array, "B ..."], num_steps: int = 100) -> Float[Array, ""]:
-        maker, critic = (Player(*_split(params[name]), ()) for name in ("generator", "discriminator"))
-        frozen = game(key, x, GANState(maker, critic, maker.params, jnp.int32(jnp.iinfo(jnp.int32).max)))
+    def gap(key: Key, params: Params, x: Any, num_steps: int = 100) -> Float[Array, ""]:
+        maker, critic = (Player(*split(params[name]), ()) for name in ("generator", "discriminator"))
+        batch = (x, None) if condition is None else x
+        frozen = game(key, batch, GANState(maker, critic, maker.params, jnp.int32(jnp.iinfo(jnp.int32).max)))
         return duality_gap(frozen, maker.params, critic.params, generator_optimizer, discriminator_optimizer, num_steps=num_steps)
 
     return Learner(init, step, params, functions={"sample": sample, "discriminate": discriminate, "duality_gap": gap})
 
 
-def _player(model: Model, key: Key, x: Array, optimizer: optax.GradientTransformation) -> Player:
-    params, model_state = _split(model.init(key, x))
-    return Player(params, model_state, optimizer.init(params))
-
-
-def _split(variables: Variables) -> tuple[Params, Variables]:
-    return variables.get("params", {}), {name: value for name, value in variables.items() if name != "params"}
-
-
-def _variables(player: Player) -> Variables:
-    return {"params": player.params, **player.model_state}
-
-
-def _moved(
-    name: str, objective: Callable[[Params], Any], at: Player, start: Player, optimizer: optax.GradientTransformation
-) -> tuple[Player, Metrics]:
-    grads, (model_state, metrics) = jax.grad(objective, has_aux=True)(at.params)
-    grads = pmean(grads)
-    updates, opt_state = optimizer.update(grads, at.opt_state, start.params)
-    player = Player(optax.apply_updates(start.params, updates), pmean(model_state), opt_state)
-    return player, metrics | {f"{name}_gradient": optax.tree.norm(grads)}
-
-
-def _applied(model: Model, params: Params, model_state: Variables, x: Array, key: Key) -> tuple[Array, Variables]:
-    outputs, changed = model.apply({"params": params, **model_state}, x, key=key, train=True)
-    return outputs, {name: value for name, value in changed.items() if name in model_state}
-
-
-def _logits(model: Model, params: Params, model_state: Variables, x: Array, key: Key) -> tuple[Logits, Variables]:
-    logits, model_state = _applied(model, params, model_state, x, key)
-    if logits.shape not in ((x.shape[0],), (x.shape[0], 1)):
-        raise ValueError(f"gan: the discriminator must give one logit an example, [{x.shape[0]}] or [{x.shape[0]}, 1], got {logits.shape}")
-    return logits.reshape(x.shape[0]), model_state
-
-
-def _parts(x: Array, num: int) -> Float[Array, "K B ..."]:
+def _parts(x: Array, num: int) -> Shaped[Array, "K B ..."]:
     if x.shape[0] % num:
         raise ValueError(f"gan: the batch of {x.shape[0]} examples must be divisible by discriminator_steps, got {num}")
     return x.reshape(num, x.shape[0] // num, *x.shape[1:])

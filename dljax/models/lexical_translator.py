@@ -121,7 +121,8 @@ class LexicalTranslator(EncoderDecoder):
         train: bool = False,
     ) -> Any:
         """log p [B, T, V] of each next token; with a cache a pair, as for `EncoderDecoder`. The collection `read` is what `encode` put there."""
-        source, keys = (self.get_variable("read", name) for name in ("source", "keys"))
+        source: Array = self.get_variable("read", "source")
+        keys: Array = self.get_variable("read", "keys")
         h = self.states(tokens, memory, memory_mask, cache=cache, train=train)
         h, kept = (h, None) if cache is None else h
         mask = memory_mask if kept is None else kept.memory_mask

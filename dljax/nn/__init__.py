@@ -98,6 +98,7 @@ from dljax.nn.relative_attention import RelativeAttention, SegmentMemory, relati
 from dljax.nn.separable import DepthwiseConv, SeparableConv
 from dljax.nn.seq_attention import SequenceAttention, additive_scores, multiplicative_scores
 from dljax.nn.spectral_norm import power_iteration, spectral_norm
+from dljax.nn.style import ModulatedConv, adaptive_instance_norm, doubled, fade_in, modulated_convolution, pixel_norm
 from dljax.nn.toeplitz import toeplitz
 from dljax.nn.transformer import Attention, FeedForward, Transformer, TransformerLayer
 from dljax.nn.transformer_config import TransformerConfig
@@ -109,23 +110,24 @@ __all__ = [
     "DifferentiationCost", "DropConnectDense", "EdgeNetworkConvolution", "FeedForward", "FixupBranch", "ForwardPass", "GINConvolution",
     "GatedGraphConvolution", "GraphAttention", "GraphAttentionV2", "GraphConvolution", "GraphDotProductAttention", "GraphHead", "KeyValueCache",
     "LinearAttention", "LinearAttentionCache", "LinearAttentionState", "MaximisationConfig", "MinibatchDeviation", "MinibatchDiscrimination",
-    "MixtureOfExperts", "Model", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise", "ODEBlock", "ODEConfig",
-    "ODESolution", "PReLU", "Propagation", "RelativeAttention", "RelativeBias", "Rotary", "Routes", "SAGEConvolution", "SegmentMemory",
-    "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig",
-    "TransformerLayer", "activation_maximisation", "adaptive_avg_pool", "adaptive_max_pool", "additive_noise", "additive_scores", "adjacency_matrix",
-    "alibi", "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores", "attention_weights", "avg_pool", "backpropagate",
-    "balance_loss", "causal_linear_attention", "causal_mask", "chebyshev_sum", "components", "computation_graph", "conv_transpose", "convolution",
-    "degrees", "differentiation_cost", "drop_connect", "dropout", "elman", "elu_features", "filter_pictures", "fixup", "forward_pass",
-    "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout", "global_avg_pool", "global_max_pool", "grad_cam", "gradient_norms",
-    "graph_from_edges", "graph_from_matrix", "graph_from_networkx", "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity",
-    "initialisers", "initializers", "integrated_gradients", "laplacian", "laplacian_spectrum", "layer_output", "layer_shapes", "linear_attention",
-    "linear_attention_weights", "lstm", "lsuv", "masked_softmax", "max_pool", "maxout", "mc_dropout", "mish", "moved_codebook",
-    "multiplicative_noise", "multiplicative_scores", "nearest_code", "neighbour_sum", "norm_layer", "occlusion", "overlay", "pagerank",
-    "pass_messages", "patches", "pool_nodes", "power_iteration", "quantised", "relative_bucket", "relative_shift", "route", "router_z_loss",
-    "row_product", "saliency", "segment_reduce", "segment_softmax", "shortest_paths", "signal_propagation", "single_graph", "sinusoidal_positions",
-    "smooth_grad", "soft_shrink", "solve_ode", "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "spectral_norm",
-    "squared_relu", "squareplus", "started_codebook", "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz",
-    "transition_matrix", "unit_pixels", "unit_rows", "variational_dropout", "weisfeiler_lehman",
+    "MixtureOfExperts", "Model", "ModulatedConv", "MultiHeadAttention", "MultiHeadDotProductAttention", "NodeDense", "NodeDropout", "Noise",
+    "ODEBlock", "ODEConfig", "ODESolution", "PReLU", "Propagation", "RelativeAttention", "RelativeBias", "Rotary", "Routes", "SAGEConvolution",
+    "SegmentMemory", "SelfAttention", "SeparableConv", "SequenceAttention", "Set2Set", "SparseRows", "Spectrum", "Transformer", "TransformerConfig",
+    "TransformerLayer", "activation_maximisation", "adaptive_avg_pool", "adaptive_instance_norm", "adaptive_max_pool", "additive_noise",
+    "additive_scores", "adjacency_matrix", "alibi", "alibi_slopes", "as_model", "attention", "attention_reading", "attention_scores",
+    "attention_weights", "avg_pool", "backpropagate", "balance_loss", "causal_linear_attention", "causal_mask", "chebyshev_sum", "components",
+    "computation_graph", "conv_transpose", "convolution", "degrees", "differentiation_cost", "doubled", "drop_connect", "dropout", "elman",
+    "elu_features", "fade_in", "filter_pictures", "fixup", "forward_pass", "fully_connected", "gain", "gated_update", "gaussian", "gaussian_dropout",
+    "global_avg_pool", "global_max_pool", "grad_cam", "gradient_norms", "graph_from_edges", "graph_from_matrix", "graph_from_networkx",
+    "graph_to_networkx", "graph_to_scipy", "gru", "hard_shrink", "identity", "initialisers", "initializers", "integrated_gradients", "laplacian",
+    "laplacian_spectrum", "layer_output", "layer_shapes", "linear_attention", "linear_attention_weights", "lstm", "lsuv", "masked_softmax",
+    "max_pool", "maxout", "mc_dropout", "mish", "modulated_convolution", "moved_codebook", "multiplicative_noise", "multiplicative_scores",
+    "nearest_code", "neighbour_sum", "norm_layer", "occlusion", "overlay", "pagerank", "pass_messages", "patches", "pixel_norm", "pool_nodes",
+    "power_iteration", "quantised", "relative_bucket", "relative_shift", "route", "router_z_loss", "row_product", "saliency", "segment_reduce",
+    "segment_softmax", "shortest_paths", "signal_propagation", "single_graph", "sinusoidal_positions", "smooth_grad", "soft_shrink", "solve_ode",
+    "sparse_plus", "sparse_rows", "sparse_sigmoid", "sparsemax", "spatial_dropout", "spectral_norm", "squared_relu", "squareplus", "started_codebook",
+    "stationary_distribution", "step", "stochastic_depth", "tanh_shrink", "toeplitz", "transition_matrix", "unit_pixels", "unit_rows",
+    "variational_dropout", "weisfeiler_lehman",
 ]  # fmt: skip
 
 

@@ -37,15 +37,17 @@ from dljax.objectives.losses import (
 from dljax.objectives.margins import hinge_loss, logistic_loss, multiclass_hinge_loss
 from dljax.objectives.metrics import accuracy, area_under_roc, average_precision, top_k
 from dljax.objectives.penalties import elastic_net, group_lasso, l1, l2, max_norm, nuclear, orthogonal
+from dljax.objectives.sample_quality import frechet_distance, inception_score, precision_recall, sample_frechet_distance
 from dljax.objectives.sequence import ctc_loss, edit_distance
 from dljax.objectives.translation import chrf
 
 __all__ = [
     "ADVERSARIAL_LOSSES", "F_DIVERGENCES", "AdversarialLoss", "FDivergence", "absolute_error", "accuracy", "area_under_roc", "average_precision",
     "chrf", "contrastive_loss", "cosine_distance", "cross_entropy", "ctc_loss", "edit_distance", "elastic_net", "expected_losses", "f_divergence",
-    "f_gan", "focal_loss", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge", "hinge_loss", "huber_loss", "info_nce", "js_divergence",
-    "kl_divergence", "l1", "l2", "label_smoothing", "least_squares", "least_squares_loss", "log_cosh", "logistic_loss", "max_norm", "minimax",
-    "mode_coverage", "multiclass_hinge_loss", "non_saturating", "nt_xent", "nuclear", "orthogonal", "pearson", "quantile_loss", "r1", "r2",
-    "relativistic", "relativistic_average", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "softmax_cross_entropy", "squared_error", "top_k",
-    "total_variation", "triplet_loss", "wasserstein", "wasserstein_distance",
+    "f_gan", "focal_loss", "frechet_distance", "gradient_penalty", "group_lasso", "hellinger_distance", "hinge", "hinge_loss", "huber_loss",
+    "inception_score", "info_nce", "js_divergence", "kl_divergence", "l1", "l2", "label_smoothing", "least_squares", "least_squares_loss", "log_cosh",
+    "logistic_loss", "max_norm", "minimax", "mode_coverage", "multiclass_hinge_loss", "non_saturating", "nt_xent", "nuclear", "orthogonal", "pearson",
+    "precision_recall", "quantile_loss", "r1", "r2", "relativistic", "relativistic_average", "sample_frechet_distance",
+    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "softmax_cross_entropy", "squared_error", "top_k", "total_variation", "triplet_loss",
+    "wasserstein", "wasserstein_distance",
 ]  # fmt: skip

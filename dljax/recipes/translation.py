@@ -110,8 +110,17 @@ def bible_english_to_spanish(
     by_length = np.array_split(fitting[np.argsort(size[fitting], kind="stable")], groups)
     links, table = _dictionary(vocab_size, held_out)
     lexicon = {"lexicon": jax.tree.map(jnp.asarray, table._asdict())}
-    sizes = {"width": width, "num_layers": num_layers, "num_heads": num_heads, "hidden": hidden}
-    model = LexicalTranslator(tokeniser.vocab_size, **sizes, rotary=Rotary(), norm_first=True, pad=tokeniser.pad, dropout_rate=dropout_rate)
+    model = LexicalTranslator(
+        tokeniser.vocab_size,
+        width,
+        num_layers,
+        num_heads,
+        hidden=hidden,
+        pad=tokeniser.pad,
+        rotary=Rotary(),
+        norm_first=True,
+        dropout_rate=dropout_rate,
+    )
     warmup = min(100, steps // 10)
     shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1), end_value=0.01)
 

@@ -43,7 +43,7 @@ def bigan(
     Args:
       generator: latents [B, latent_size] to examples [B, ...]; whatever `dljax.nn.as_model` takes.
       encoder: examples to latents; likewise.
-      discriminator: of pairs (x, z), to logits [B] or [B, 1]; likewise.
+      discriminator: of two inputs, x and z, to logits [B] or [B, 1]; likewise.
       maker_optimizer: of the generator and the encoder together.
       discriminator_optimizer: of the discriminator.
       latent_size: Z >= 1.
@@ -51,14 +51,14 @@ def bigan(
     Returns:
       A learner on batches `{"x": [B, ...]}` with metrics `maker_loss`, `discriminator_loss`, `real_logit`, `fake_logit`, `maker_gradient` and
       `discriminator_gradient`, all []. Its functions are `sample(key, params, num)`, `encode(key, params, x)`, `decode(key, params, z)` and
-      `discriminate(key, params, pair)`. Its params are `{"generator", "encoder", "discriminator"}`, variables each.
+      `discriminate(key, params, x, z)`. Its params are `{"generator", "encoder", "discriminator"}`, variables each.
     Raises:
       ValueError: `latent_size` < 1; when the first batch comes: a generator or an encoder whose outputs are not shaped as the data or the latents.
     Source: Donahue, Krähenbühl and Darrell (2017), Adversarial Feature Learning, eq. 2 and section 3.4; Dumoulin et al. (2017), Adversarially
       Learned Inference, eq. 2.
 
     >>> from flax import linen
-    >>> pair = (lambda key, inputs: jnp.zeros((5, 1)), lambda params, inputs: jnp.concatenate(inputs, 1) @ params)
+    >>> pair = (lambda key, x, z: jnp.zeros((5, 1)), lambda params, x, z: jnp.concatenate([x, z], 1) @ params)
     >>> learner = bigan(linen.Dense(2), linen.Dense(3), pair, optax.adam(1e-3), optax.adam(1e-3), latent_size=3)
     >>> state = learner.init(jax.random.key(0), {"x": jnp.ones((8, 2))})
     >>> state, metrics = learner.step(jax.random.key(1), state, {"x": jnp.ones((8, 2))})
@@ -71,7 +71,7 @@ def bigan(
     def init(key: Key, batch: Batch) -> BiGANState:
         maker_key, discriminator_key = jax.random.split(key)
         x, z = batch["x"], jnp.zeros((batch["x"].shape[0], latent_size))
-        makers = team(models, maker_key, {"generator": z, "encoder": x}, maker_optimizer)
+        makers = team(models, maker_key, {"generator": (z,), "encoder": (x,)}, maker_optimizer)
         for name, given, wanted in (("generator", z, x), ("encoder", x, z)):
             made = jax.eval_shape(lambda name=name, given=given: models[name].apply(members(makers)[name], given)[0])
             if made.shape != wanted.shape:
@@ -100,8 +100,8 @@ def bigan(
     def played(key: Key, theta: Params, psi: Params, state: BiGANState, x: Array) -> tuple[Variables, Logits, Logits, Variables]:
         latent_key, generator_key, encoder_key, real_key, fake_key = jax.random.split(key, 5)
         z, made_state = jax.random.normal(latent_key, (x.shape[0], latent_size)), state.maker.model_state
-        made, of_generator = applied(models["generator"], theta["generator"], made_state["generator"], z, generator_key)
-        codes, of_encoder = applied(models["encoder"], theta["encoder"], made_state["encoder"], x, encoder_key)
+        made, of_generator = applied(models["generator"], theta["generator"], made_state["generator"], (z,), generator_key)
+        codes, of_encoder = applied(models["encoder"], theta["encoder"], made_state["encoder"], (x,), encoder_key)
         real, seen = judged("bigan", judge, psi, state.discriminator.model_state, (x, codes), real_key, len(x))
         fake, seen = judged("bigan", judge, psi, seen, (made, z), fake_key, len(x))
         return {"generator": of_generator, "encoder": of_encoder}, real.logits, fake.logits, seen
@@ -118,8 +118,7 @@ def bigan(
     def encode(key: Key, params: Params, x: Float[Array, "N ..."]) -> Float[Array, "N Z"]:
         return models["encoder"].apply(params["encoder"], x)[0]
 
-    def discriminate(key: Key, params: Params, pair: tuple[Array, Array]) -> Logits:
-        num = pair[0].shape[0]
-        return one_each(judgement("bigan", judge.apply(params["discriminator"], pair)[0], num).logits, num)
+    def discriminate(key: Key, params: Params, x: Float[Array, "B ..."], z: Float[Array, "B Z"]) -> Logits:
+        return one_each(judgement("bigan", judge.apply(params["discriminator"], x, z)[0], len(x)).logits, len(x))
 
     return Learner(init, step, params, functions={"sample": sample, "encode": encode, "decode": decode, "discriminate": discriminate})

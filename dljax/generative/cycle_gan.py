@@ -73,12 +73,12 @@ def cycle_gan(
     def init(key: Key, batch: Batch) -> CycleGANState:
         map_key, discriminator_key = jax.random.split(key)
         x, y = batch["x"], batch["y"]
-        both = team(maps, map_key, {"forward": x, "backward": y}, map_optimizer)
+        both = team(maps, map_key, {"forward": (x,), "backward": (y,)}, map_optimizer)
         for name, given, wanted in (("forward", x, y), ("backward", y, x)):
             made = jax.eval_shape(lambda name=name, given=given: maps[name].apply(members(both)[name], given)[0])
             if made.shape != wanted.shape:
                 raise ValueError(f"cycle_gan: {name} must map {given.shape} to {wanted.shape}, got {made.shape}")
-        critics = team(judges, discriminator_key, {"x_discriminator": x, "y_discriminator": y}, discriminator_optimizer)
+        critics = team(judges, discriminator_key, {"x_discriminator": (x,), "y_discriminator": (y,)}, discriminator_optimizer)
         return CycleGANState(both, critics, jnp.int32(0))
 
     def step(key: Key, state: CycleGANState, batch: Batch) -> tuple[CycleGANState, Metrics]:
@@ -87,16 +87,16 @@ def cycle_gan(
 
         def translated(key: Key, theta: Params) -> tuple[Array, Array, dict[str, Variables]]:
             keys = jax.random.split(key)
-            made_y, of_forward = applied(maps["forward"], theta["forward"], state.maps.model_state["forward"], x, keys[0])
-            made_x, of_backward = applied(maps["backward"], theta["backward"], state.maps.model_state["backward"], y, keys[1])
+            made_y, of_forward = applied(maps["forward"], theta["forward"], state.maps.model_state["forward"], (x,), keys[0])
+            made_x, of_backward = applied(maps["backward"], theta["backward"], state.maps.model_state["backward"], (y,), keys[1])
             return made_x, made_y, {"forward": of_forward, "backward": of_backward}
 
         def logits(key: Key, psi: Params, made: dict[str, Array], critics: Player) -> tuple[list, Variables]:
             values, states = [], {}
             for number, (name, real) in enumerate((("x_discriminator", x), ("y_discriminator", y))):
                 real_key, fake_key = jax.random.split(jax.random.fold_in(key, number))
-                of_real, seen = judged("cycle_gan", judges[name], psi[name], critics.model_state[name], real, real_key, len(real))
-                of_fake, states[name] = judged("cycle_gan", judges[name], psi[name], seen, made[name], fake_key, len(real))
+                of_real, seen = judged("cycle_gan", judges[name], psi[name], critics.model_state[name], (real,), real_key, len(real))
+                of_fake, states[name] = judged("cycle_gan", judges[name], psi[name], seen, (made[name],), fake_key, len(real))
                 values.append((of_real.logits, of_fake.logits))
             return values, states
 
@@ -117,7 +117,7 @@ def cycle_gan(
             cycle, identity = jnp.zeros(()), jnp.zeros(())
             ways = [("backward", made_y, x), ("forward", made_x, y)] + ([] if is_identity_free else [("forward", y, y), ("backward", x, x)])
             for number, (name, given, wanted) in enumerate(ways):
-                made, states[name] = applied(maps[name], theta[name], states[name], given, rest[number])
+                made, states[name] = applied(maps[name], theta[name], states[name], (given,), rest[number])
                 error = jnp.abs(made - wanted).mean()
                 cycle, identity = (cycle + error, identity) if number < 2 else (cycle, identity + error)
             total = value + cycle_weight * cycle + (0 if is_identity_free else identity_weight * identity)

@@ -1,6 +1,6 @@
 """Generative adversarial networks: a generator and a discriminator that train against each other (Goodfellow et al., 2014)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from dljax.core.axis import local_key
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Key, Learner, Metrics, Numeric, Params
+from dljax.generative.densities import context_of
 from dljax.generative.games import Game, duality_gap
 from dljax.generative.players import Judgement, Player, applied, averaged, judged, judgement, moved, one_each, player, split, variables_of
 from dljax.generative.remedies import Remedy
@@ -42,20 +43,19 @@ def gan(
     discriminator_steps: int = 1,
     average: Numeric = 0.0,
     remedies: Sequence[Remedy] = (),
-    condition: Callable[[Batch], Any] | None = None,
     terms: Sequence[Term] = (),
 ) -> Learner:
     """Two players: the discriminator learns to tell real examples from generated ones, the generator learns to be mistaken for real.
 
       D: min L_D(D(x), D(G(z))) + penalty(D),   then   G: min L_G(D(x), D(G(z))),   z ~ N(0, I)
 
-    With a condition y both see it, and the best discriminator compares p(x|y) with q(x|y): D(x, y) and G(z, y), y being that of the batch.
+    Where batches have a context c, labels or pictures, both see it, and the best discriminator compares p(x|c) with q(x|c): D(x, c) and G(z, c).
 
     Args:
-      generator: latents [B, latent_size] to examples [B, ...]; whatever `dljax.nn.as_model` takes, a linen module for one. With a condition it is
-        given the pair (z, y).
-      discriminator: examples [B, ...] to logits [B] or [B, 1], or [B, ..., 1] for the patches of each; likewise, and with a condition of the pair
-        (x, y). It may return a pair of logits and further outputs for the terms.
+      generator: latents [B, latent_size] to examples [B, ...]; whatever `dljax.nn.as_model` takes, a linen module for one. With a context it
+        is called with it, `generator(z, context)`.
+      discriminator: examples [B, ...] to logits [B] or [B, 1], or [B, ..., 1] for the patches of each; likewise, `discriminator(x,
+        context)`. It may return a pair of logits and further outputs for the terms.
       generator_optimizer, discriminator_optimizer: one for each player; different learning rates are two time scales.
       latent_size: Z >= 1.
       loss: a pair out of `dljax.objectives.ADVERSARIAL_LOSSES`, such as `non_saturating` or `f_gan("kl")`, or your own.
@@ -64,21 +64,19 @@ def gan(
       average: decay in [0, 1) of the running average of the generator's parameters; 0 draws samples with the latest. May be traced.
       remedies: `Remedy`s such as `instance_noise(0.1)`, `packing(2)`, `unrolled(5, 0.1)`, `consensus(1.0)` or `extragradient()`: views and games are
         applied in their order; at most one may say how the players move. What changes only a model, a loss or an optimizer is a function of it.
-      condition: what of the batch both players are given, labels or pictures: `itemgetter("y")`; any pytree of arrays [B, ...]. None gives nothing.
       terms: what the players minimise besides: `Term`s such as `auxiliary_classification()`, `mutual_information(code)` or `reconstruction(100.0)`.
     Returns:
-      A learner on batches `{"x": [B, ...]}` with metrics `generator_loss` and `discriminator_loss` (without penalties and terms), `penalty`, what
-      the terms add, `real_logit` and `fake_logit` (means of what the discriminator says), `generator_gradient` and `discriminator_gradient`
-      (norms), all []. Its functions are `sample(key, params, num) -> [num, ...]`, or with a condition `sample(key, params, y) -> [N, ...]` of
-      conditions [N, ...]; `discriminate(key, params, x) -> logits` [B] of what the discriminator takes, without the remedies' views, means over
-      patches; `duality_gap(key, params, x, num_steps) -> []` on a frozen batch and its latents, the worst cases found by the two optimizers started
-      afresh. With a condition the `x` of both is the pair (x, y). Its params are `{"generator": variables, "discriminator": variables}`.
+      A learner on batches `{"x": [B, ...]}`, optionally with a `context`, any pytree of arrays [B, ...]. Its metrics, all [], are `generator_loss`
+      and `discriminator_loss` (without penalties and terms), `penalty`, what the terms add, `real_logit` and `fake_logit` (means of what the
+      discriminator says), `generator_gradient` and `discriminator_gradient` (norms). Its functions, each with the context as last argument where
+      there is one, are `sample(key, params, num) -> [num, ...]`; `discriminate(key, params, x) -> logits` [B] of what the discriminator takes,
+      without the remedies' views, means over patches; `duality_gap(key, params, x, num_steps=100) -> []` on a frozen batch and its latents, the
+      worst cases found by the two optimizers started afresh. Its params are `{"generator": variables, "discriminator": variables}`.
     Raises:
       ValueError: an option out of its range, two remedies that say how the players move, or one and `discriminator_steps` > 1, two terms of one
         name; when traced: a generator whose examples are not shaped as the data, a discriminator that gives anything but one logit an example (or
-        pack, or patch), a batch that `discriminator_steps` does not divide, a condition and a remedy that groups examples.
-      TypeError: `condition` is no function.
-    Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1; with a condition Mirza and Osindero (2014), eq. 2.
+        pack, or patch), a batch that `discriminator_steps` does not divide, a context and a remedy that groups examples.
+    Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1; with a context Mirza and Osindero (2014), eq. 2.
 
     >>> from flax import linen
     >>> learner = gan(linen.Dense(2), linen.Dense(1), optax.adam(1e-3), optax.adam(1e-3), latent_size=3)
@@ -102,61 +100,53 @@ def gan(
     names = [term.name for term in terms]
     if len({*names, "loss", "gradient"}) < len(names) + 2:
         raise ValueError(f'gan: terms must have names of their own, other than "loss" and "gradient", got {names}')
-    if condition is not None and not callable(condition):
-        raise TypeError(f'gan: condition must be a function of a batch, such as operator.itemgetter("y"), got {condition!r}')
     make, judge = as_model(generator), as_model(discriminator)
-
-    def shown(batch: Batch) -> tuple[Array, Any]:
-        return batch["x"], None if condition is None else condition(batch)
-
-    def given(first: Array, y: Any) -> Any:
-        return first if condition is None else (first, y)
 
     def init(key: Key, batch: Batch) -> GANState:
         generator_key, discriminator_key = jax.random.split(key)
-        x, y = shown(batch)
-        z = given(jnp.zeros((x.shape[0], latent_size)), y)
-        maker = player(make, generator_key, z, generator_optimizer)
-        made = jax.eval_shape(lambda: make.apply(variables_of(maker), z)[0])
+        x, context = batch["x"], context_of(batch)
+        z = jnp.zeros((x.shape[0], latent_size))
+        maker = player(make, generator_key, (z, *context), generator_optimizer)
+        made = jax.eval_shape(lambda: make.apply(variables_of(maker), z, *context)[0])
         if made.shape != x.shape:
             raise ValueError(f"gan: the generator must make examples of the data's shape {x.shape[1:]}, got {made.shape[1:]}")
-        seen = given(view(key, jnp.int32(0), x), y)
+        seen = (view(key, jnp.int32(0), x), *context)
         return GANState(maker, player(judge, discriminator_key, seen, discriminator_optimizer), maker.params, jnp.int32(0))
 
     def step(key: Key, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
         discriminator_key, generator_key = jax.random.split(local_key(key))
         if plays:
-            at_once = lambda at, start: both_moved(game(generator_key, shown(batch), start), at, start)  # noqa: E731
+            at_once = lambda at, start: both_moved(game(generator_key, batch["x"], context_of(batch), start), at, start)  # noqa: E731
             return plays[0](at_once, state)
-        parts = jax.tree.map(lambda x: _parts(x, discriminator_steps), shown(batch))
+        parts = jax.tree.map(lambda x: _parts(x, discriminator_steps), (batch["x"], context_of(batch)))
 
         def teach(state: GANState, inputs: tuple[Key, Any]) -> tuple[GANState, Metrics]:
-            critic, metrics = discriminator_move(game(*inputs, state), state, state)
+            key, (real, context) = inputs
+            critic, metrics = discriminator_move(game(key, real, context, state), state, state)
             return state._replace(discriminator=critic), metrics
 
         state, metrics = lax.scan(teach, state, (jax.random.split(discriminator_key, discriminator_steps), parts))
-        last = jax.tree.map(lambda x: x[-1], parts)
-        maker, generator_metrics = generator_move(game(generator_key, last, state), state, state)
+        real, context = jax.tree.map(lambda x: x[-1], parts)
+        maker, generator_metrics = generator_move(game(generator_key, real, context, state), state, state)
         return after(state._replace(generator=maker)), jax.tree.map(lambda value: value.mean(0), metrics) | generator_metrics
 
-    def game(key: Key, batch: tuple[Array, Any], state: GANState) -> Game:
+    def game(key: Key, real: Array, context: tuple[Any, ...], state: GANState) -> Game:
         """The game on one batch and its latents: objectives of the two players' parameters, their other collections being those of `state`."""
-        real, y = batch
         latent_key, generator_key, real_key, fake_key, critic_key, penalty_key, real_view, fake_view = jax.random.split(key, 8)
         z = jax.random.normal(latent_key, (real.shape[0], latent_size))
         viewed = view(real_view, state.steps, real)
-        if condition is not None and len(viewed) != len(real):
-            raise ValueError(f"gan: with a condition no remedy may group examples, got {len(viewed)} views of {len(real)}; leave out packing")
+        if context and len(viewed) != len(real):
+            raise ValueError(f"gan: with a context no remedy may group examples, got {len(viewed)} views of {len(real)}; leave out packing")
 
         def judgement_of(psi: Params, model_state: Variables, x: Array, key: Key) -> tuple[Judgement, Variables]:
-            return judged("gan", judge, psi, model_state, given(x, y), key, len(x))
+            return judged("gan", judge, psi, model_state, (x, *context), key, len(x))
 
         def played(theta: Params, psi: Params) -> tuple[Round, Variables, Array, Logits, Logits, Variables]:
-            made, made_state = applied(make, theta, state.generator.model_state, given(z, y), generator_key)
+            made, made_state = applied(make, theta, state.generator.model_state, (z, *context), generator_key)
             fake = view(fake_view, state.steps, made)
             of_real, seen_state = judgement_of(psi, state.discriminator.model_state, viewed, real_key)
             of_fake, seen_state = judgement_of(psi, seen_state, fake, fake_key)
-            round = Round(z, y, real, made, of_real.further, of_fake.further)
+            round = Round(z, context[0] if context else None, real, made, of_real.further, of_fake.further)
             return round, made_state, fake, of_real.logits, of_fake.logits, seen_state
 
         def generator_objective(theta: Params, psi: Params) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
@@ -204,18 +194,16 @@ def gan(
     def params(state: GANState) -> Params:
         return {"generator": variables_of(state.generator._replace(params=state.average)), "discriminator": variables_of(state.discriminator)}
 
-    def sample(key: Key, params: Params, num: Any) -> Float[Array, "N ..."]:
-        size = num if condition is None else jax.tree.leaves(num)[0].shape[0]
-        return make.apply(params["generator"], given(jax.random.normal(key, (size, latent_size)), num))[0]
+    def sample(key: Key, params: Params, num: int, *context: Any) -> Float[Array, "N ..."]:
+        return make.apply(params["generator"], jax.random.normal(key, (num, latent_size)), *context)[0]
 
-    def discriminate(key: Key, params: Params, x: Any) -> Logits:
-        num = jax.tree.leaves(x)[0].shape[0]
-        return one_each(judgement("gan", judge.apply(params["discriminator"], x)[0], num).logits, num)
+    def discriminate(key: Key, params: Params, x: Any, *context: Any) -> Logits:
+        num = x.shape[0]
+        return one_each(judgement("gan", judge.apply(params["discriminator"], x, *context)[0], num).logits, num)
 
-    def gap(key: Key, params: Params, x: Any, num_steps: int = 100) -> Float[Array, ""]:
+    def gap(key: Key, params: Params, x: Array, num_steps: int = 100, *context: Any) -> Float[Array, ""]:
         maker, critic = (Player(*split(params[name]), ()) for name in ("generator", "discriminator"))
-        batch = (x, None) if condition is None else x
-        frozen = game(key, batch, GANState(maker, critic, maker.params, jnp.int32(jnp.iinfo(jnp.int32).max)))
+        frozen = game(key, x, context, GANState(maker, critic, maker.params, jnp.int32(jnp.iinfo(jnp.int32).max)))
         return duality_gap(frozen, maker.params, critic.params, generator_optimizer, discriminator_optimizer, num_steps=num_steps)
 
     return Learner(init, step, params, functions={"sample": sample, "discriminate": discriminate, "duality_gap": gap})

@@ -28,17 +28,17 @@ class Judgement(NamedTuple):
     further: Any = None
 
 
-def player(model: Model, key: Key, inputs: Any, optimizer: optax.GradientTransformation) -> Player:
-    """A fresh player, initialised by what it will be given.
+def player(model: Model, key: Key, inputs: tuple[Any, ...], optimizer: optax.GradientTransformation) -> Player:
+    """A fresh player, initialised by the inputs that it will be given.
 
     >>> import jax.numpy as jnp
     >>> from flax import linen
     >>> from dljax.nn.model import as_model
-    >>> fresh = player(as_model(linen.Dense(2)), jax.random.key(0), jnp.ones((1, 3)), optax.sgd(0.1))
+    >>> fresh = player(as_model(linen.Dense(2)), jax.random.key(0), (jnp.ones((1, 3)),), optax.sgd(0.1))
     >>> sorted(fresh.params), fresh.model_state
     (['bias', 'kernel'], {})
     """
-    params, model_state = split(model.init(key, inputs))
+    params, model_state = split(model.init(key, *inputs))
     return Player(params, model_state, optimizer.init(params))
 
 
@@ -92,15 +92,15 @@ def averaged(decay: Numeric, old: Params, new: Params) -> Params:
     return jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), old, new)
 
 
-def applied(model: Model, params: Params, model_state: Variables, inputs: Any, key: Key) -> tuple[Any, Variables]:
+def applied(model: Model, params: Params, model_state: Variables, inputs: tuple[Any, ...], key: Key) -> tuple[Any, Variables]:
     """A model's outputs in training, and its changed collections.
 
     >>> from dljax.nn.model import as_model
     >>> double = as_model((lambda key, x: 2.0, lambda params, x: params * x))
-    >>> applied(double, 2.0, {}, 3.0, jax.random.key(0))
+    >>> applied(double, 2.0, {}, (3.0,), jax.random.key(0))
     (6.0, {})
     """
-    outputs, changed = model.apply({"params": params, **model_state}, inputs, key=key, train=True)
+    outputs, changed = model.apply({"params": params, **model_state}, *inputs, key=key, train=True)
     return outputs, {name: value for name, value in changed.items() if name in model_state}
 
 
@@ -129,13 +129,15 @@ def judgement(who: str, outputs: Any, num: int) -> Judgement:
     return Judgement(logits.reshape(-1), further)
 
 
-def judged(who: str, model: Model, params: Params, model_state: Variables, inputs: Any, key: Key, num: int) -> tuple[Judgement, Variables]:
+def judged(
+    who: str, model: Model, params: Params, model_state: Variables, inputs: tuple[Any, ...], key: Key, num: int
+) -> tuple[Judgement, Variables]:
     """What a discriminator says of `num` examples in training, and its changed collections.
 
     >>> import jax.numpy as jnp
     >>> from dljax.nn.model import as_model
     >>> slope = as_model((lambda key, x: 2.0, lambda params, x: params * x[:, 0]))
-    >>> judged("gan", slope, 2.0, {}, jnp.ones((2, 3)), jax.random.key(0), 2)[0].logits.tolist()
+    >>> judged("gan", slope, 2.0, {}, (jnp.ones((2, 3)),), jax.random.key(0), 2)[0].logits.tolist()
     [2.0, 2.0]
     """
     outputs, model_state = applied(model, params, model_state, inputs, key)
@@ -152,7 +154,7 @@ def one_each(logits: Float[Array, " P"], num: int) -> Float[Array, " B"]:
     return logits if logits.shape == (num,) else logits.reshape(num, -1).mean(1)
 
 
-def team(models: Mapping[str, Model], key: Key, inputs: Mapping[str, Any], optimizer: optax.GradientTransformation) -> Player:
+def team(models: Mapping[str, Model], key: Key, inputs: Mapping[str, tuple[Any, ...]], optimizer: optax.GradientTransformation) -> Player:
     """Several networks that move as one player: its parameters and other collections are dicts by their names.
 
     Args:
@@ -162,12 +164,12 @@ def team(models: Mapping[str, Model], key: Key, inputs: Mapping[str, Any], optim
     >>> from flax import linen
     >>> from dljax.nn.model import as_model
     >>> both = team({"there": as_model(linen.Dense(2)), "back": as_model(linen.Dense(3))}, jax.random.key(0),
-    ...             {"there": jnp.ones((1, 3)), "back": jnp.ones((1, 2))}, optax.sgd(0.1))
+    ...             {"there": (jnp.ones((1, 3)),), "back": (jnp.ones((1, 2)),)}, optax.sgd(0.1))
     >>> sorted(members(both))
     ['back', 'there']
     """
     keys = jax.random.split(key, len(models))
-    parts = {name: split(model.init(key, inputs[name])) for (name, model), key in zip(models.items(), keys, strict=True)}
+    parts = {name: split(model.init(key, *inputs[name])) for (name, model), key in zip(models.items(), keys, strict=True)}
     params = {name: part[0] for name, part in parts.items()}
     return Player(params, {name: part[1] for name, part in parts.items()}, optimizer.init(params))
 

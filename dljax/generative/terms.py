@@ -23,13 +23,13 @@ class Round(NamedTuple):
 
     Attributes:
       latents: z [B, Z].
-      condition: what both players were given, or None.
+      context: what both players were given besides, or None.
       real, fake: examples [B, ...] and G(z), before any remedy's view.
       of_real, of_fake: the discriminator's further outputs.
     """
 
     latents: Float[Array, "B Z"]
-    condition: Any
+    context: Any
     real: Float[Array, "B ..."]
     fake: Float[Array, "B ..."]
     of_real: Any
@@ -58,7 +58,7 @@ def auxiliary_classification(weight: Numeric = 1.0) -> Term:
 
       D: λ (-E log C(y|x) - E log C(y|G(z, y))),   G: -λ E log C(y|G(z, y))
 
-    The condition is the label, y [B]; a discriminator that is to be told nothing else leaves its own copy of y alone.
+    The context is the label, y [B]; a discriminator that is to be told nothing of it leaves its own copy alone.
 
     Args:
       weight: λ >= 0; may be traced.
@@ -74,13 +74,13 @@ def auxiliary_classification(weight: Numeric = 1.0) -> Term:
     check_range("auxiliary_classification", "weight", weight, 0)
 
     def of(outputs: Float[Array, "B K"], round: Round) -> Float[Array, ""]:
-        return weight * cross_entropy(_further("auxiliary_classification", outputs), round.condition).mean()
+        return weight * cross_entropy(_further("auxiliary_classification", outputs), round.context).mean()
 
     return Term("classification", lambda round: of(round.of_fake, round), lambda round: of(round.of_real, round) + of(round.of_fake, round))
 
 
 def reconstruction(weight: Numeric = 100.0) -> Term:
-    """The generator also wants to hit the example itself, which a rich condition such as a picture determines (pix2pix).
+    """The generator also wants to hit the example itself, which a rich context such as a picture determines (pix2pix).
 
       G: λ E |x - G(z, c)|₁,   a mean over pixels
 
@@ -184,7 +184,7 @@ def coded(generator: Any, code: Code) -> Model:
     """A generator that is given the code in the form that `code.write` gives it.
 
     Args:
-      generator: whatever `dljax.nn.as_model` takes, of latents [B, Z], or of pairs of them and a condition.
+      generator: whatever `dljax.nn.as_model` takes, of latents [B, Z], and of a context where there is one.
 
     >>> same = (lambda key, z: {}, lambda params, z: z)
     >>> coded(same, categorical_code(2)).apply({"params": {}}, jnp.array([[0.5, 0.1]]))[0].tolist()
@@ -192,13 +192,10 @@ def coded(generator: Any, code: Code) -> Model:
     """
     inner = as_model(generator)
 
-    def written(inputs: Any) -> Any:
-        return (code.write(inputs[0]), *inputs[1:]) if isinstance(inputs, tuple) else code.write(inputs)
+    def apply(variables: Variables, z: Array, *context: Any, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
+        return inner.apply(variables, code.write(z), *context, key=key, train=train)
 
-    def apply(variables: Variables, inputs: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
-        return inner.apply(variables, written(inputs), key=key, train=train)
-
-    return Model(lambda key, inputs: inner.init(key, written(inputs)), apply)
+    return Model(lambda key, z, *context: inner.init(key, code.write(z), *context), apply)
 
 
 def mutual_information(code: Code, weight: Numeric = 1.0) -> Term:

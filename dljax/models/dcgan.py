@@ -26,15 +26,15 @@ class DCGANGenerator(linen.Module):
     Attributes:
       shape: (H, W, C); 2 to the power of the number of widths divides H and W.
       widths: channels before each doubling, from the smallest picture on.
-      num_classes: K; 0 for latents [B, Z] alone, else pairs of latents and labels.
+      num_classes: K, for latents with labels; 0 for latents alone.
 
     Source: Radford, Metz and Chintala (2016), Unsupervised Representation Learning with DCGANs, figure 1; the label's norms: Dumoulin, Shlens and
       Kudlur (2017), A Learned Representation for Artistic Style, eq. 5, as Miyato and Koyama (2018), cGANs with Projection Discriminator, use them.
 
     >>> import jax, jax.numpy as jnp
     >>> generator = DCGANGenerator((8, 8, 1), (16, 8), num_classes=10)
-    >>> inputs = jnp.zeros((2, 5)), jnp.array([3, 4])
-    >>> jax.eval_shape(lambda: generator.init_with_output(jax.random.key(0), inputs))[0].shape
+    >>> z, y = jnp.zeros((2, 5)), jnp.array([3, 4])
+    >>> jax.eval_shape(lambda: generator.init_with_output(jax.random.key(0), z, y))[0].shape
     (2, 8, 8, 1)
     """
 
@@ -43,11 +43,11 @@ class DCGANGenerator(linen.Module):
     num_classes: int = 0
 
     @linen.compact
-    def __call__(self, inputs: Any, train: bool = False) -> Float[Array, "B H W C"]:
+    def __call__(self, z: Float[Array, "B Z"], y: Int[Array, " B"] | None = None, train: bool = False) -> Float[Array, "B H W C"]:
         """Pictures.
 
         Args:
-          inputs: z [B, Z], or (z, y) with y [B] in 0 ... K - 1.
+          z, y: latents, and labels in 0 ... K - 1 where there are classes.
           train: whether batch norm uses the batch's statistics and learns them.
         Raises:
           ValueError: a size < 1; a shape that cannot be halved so often; labels where there are no classes, or the other way round.
@@ -62,7 +62,7 @@ class DCGANGenerator(linen.Module):
                 f"DCGANGenerator: shape must be (H, W, C), H and W divisible by {factor} (one doubling a width), got {tuple(self.shape)} and "
                 f"widths={tuple(self.widths)}"
             )
-        z, y = _with_label("DCGANGenerator", inputs, self.num_classes)
+        _check_labels("DCGANGenerator", y, self.num_classes)
         height, width, channels = self.shape
         x = Dense(height // factor * width // factor * self.widths[0], use_bias=False, kernel_init=_NORMAL)(z)
         x = x.reshape(-1, height // factor, width // factor, self.widths[0])
@@ -83,7 +83,7 @@ class DCGANDiscriminator(linen.Module):
 
     Attributes:
       widths: channels after each halving; 2 to the power of their number divides H and W.
-      num_classes: K, for pairs of pictures and labels; 0 judges the picture alone, and a label that comes with it is not looked at.
+      num_classes: K, for pictures with labels; 0 judges the picture alone, and a label that comes with it is not looked at.
       num_further: R further outputs, linear in φ, for the terms of a GAN: classes, codes. 0 for none.
 
     Source: Radford, Metz and Chintala (2016), Unsupervised Representation Learning with DCGANs; Miyato and Koyama (2018), cGANs with Projection
@@ -100,11 +100,12 @@ class DCGANDiscriminator(linen.Module):
     num_further: int = 0
 
     @linen.compact
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, x: Any, y: Any = None) -> Any:
         """Logits [B, 1], or a pair of them and the further outputs [B, R].
 
         Args:
-          inputs: x [B, H, W, C], uint8 or floats in [0, 1], or (x, y) with y [B].
+          x: [B, H, W, C], uint8, or floats in [0, 1].
+          y: labels [B].
         Raises:
           ValueError: a size < 1; pictures that cannot be halved so often; classes without labels.
         """
@@ -112,7 +113,8 @@ class DCGANDiscriminator(linen.Module):
             check_int("DCGANDiscriminator", name, size, minimum=0)
         for size in self.widths:
             check_int("DCGANDiscriminator", "widths", size, minimum=1)
-        x, y = inputs if isinstance(inputs, tuple) and not self.num_classes else _with_label("DCGANDiscriminator", inputs, self.num_classes)
+        if self.num_classes:
+            _check_labels("DCGANDiscriminator", y, self.num_classes)
         factor = 2 ** len(self.widths)
         x = pictures("DCGANDiscriminator", x, factor)
         if x.shape[1] % factor or x.shape[2] % factor:
@@ -162,8 +164,7 @@ class LabelledNorm(linen.Module):
         return scale.reshape(shape) * x + shift.reshape(shape)
 
 
-def _with_label(who: str, inputs: Any, num_classes: int) -> tuple[Array, Any]:
-    if isinstance(inputs, tuple) != bool(num_classes):
-        wanted = "a pair with labels" if num_classes else "no labels"
-        raise ValueError(f"{who}: with num_classes={num_classes} it must be given {wanted}, got {type(inputs).__name__}; say gan(condition=...)")
-    return inputs if isinstance(inputs, tuple) else (inputs, None)
+def _check_labels(who: str, y: Any, num_classes: int) -> None:
+    if (y is not None) != bool(num_classes):
+        wanted, came = ("labels", "none") if num_classes else ("no labels", "some")
+        raise ValueError(f"{who}: with num_classes={num_classes} it must be given {wanted}, got {came}; they are the `context` of a batch")

@@ -42,8 +42,8 @@ def lexicon(table: WordTable, vocab_size: int, num: int = 8) -> Lexicon:
     >>> from dljax.models.word_alignment import ibm_model_1
     >>> table = ibm_model_1([["3"], ["3", "1"]], [["2"], ["2", "0"]], iterations=20, has_null=False)
     >>> found = lexicon(table, vocab_size=4, num=1)
-    >>> found.tokens[:, 0].tolist(), found.probabilities[:, 0].round(2).tolist()
-    ([0, 0, 0, 2], [0.0, 1.0, 0.0, 1.0])
+    >>> found.tokens[:, 0].tolist(), (found.probabilities[:, 0] > 0.9).tolist()
+    ([0, 0, 0, 2], [False, True, False, True])
     """
     check_int("lexicon", "vocab_size", vocab_size, minimum=1)
     check_int("lexicon", "num", num, minimum=1, maximum=vocab_size)
@@ -106,7 +106,7 @@ class LexicalTranslator(EncoderDecoder):
     def encode(self, source: Shaped[Array, "B S"], mask: Bool[Array, "B S"] | None = None, train: bool = False) -> Float[Array, "B S D"]:
         """What the decoder attends to; where the collection `read` is mutable, what `decode` needs of the source besides is put there."""
         memory = super().encode(source, mask, train)
-        if self.is_mutable_collection("read"):
+        if self.is_mutable_collection("read") and not self.is_initializing():
             for name, value in {"source": source, "keys": self.pointer_key(memory)}.items():
                 self.put_variable("read", name, value)
         return memory

@@ -1,6 +1,7 @@
 """From picture to picture: the two players of pix2pix, a U-Net and a discriminator of patches (Isola et al., 2017)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen
@@ -16,7 +17,7 @@ from dljax.nn.normalisation import BatchNorm
 class PictureGenerator(linen.Module):
     """A U-Net from a picture and noise to another picture of its size.
 
-      (z, c) → sigmoid(UNet([c, z everywhere]))
+      z, c → sigmoid(UNet([c, z everywhere]))
 
     The paper's noise is dropout; latents in further channels leave the choice with who asks. Both are mostly ignored (section 3.1).
 
@@ -27,8 +28,8 @@ class PictureGenerator(linen.Module):
     Source: Isola et al. (2017), Image-to-Image Translation with Conditional Adversarial Networks, section 3.2.1.
 
     >>> import jax
-    >>> inputs = jnp.zeros((2, 3)), jnp.zeros((2, 8, 8, 1))
-    >>> jax.eval_shape(lambda: PictureGenerator(1, (4, 8)).init_with_output(jax.random.key(0), inputs))[0].shape
+    >>> z, c = jnp.zeros((2, 3)), jnp.zeros((2, 8, 8, 1))
+    >>> jax.eval_shape(lambda: PictureGenerator(1, (4, 8)).init_with_output(jax.random.key(0), z, c))[0].shape
     (2, 8, 8, 1)
     """
 
@@ -37,19 +38,19 @@ class PictureGenerator(linen.Module):
     is_normalised: bool = True
 
     @linen.compact
-    def __call__(self, inputs: tuple[Float[Array, "B Z"], Float[Array, "B H W C"]], train: bool = False) -> Float[Array, "B H W K"]:
+    def __call__(self, z: Float[Array, "B Z"], context: Any, train: bool = False) -> Float[Array, "B H W K"]:
         """Pictures with values in [0, 1].
 
         Args:
-          inputs: (z, c), latents and the picture to start from.
+          z: latents.
+          context: c [B, H, W, C], the picture to start from.
           train: whether batch norm uses the batch's statistics and learns them.
         Raises:
           ValueError: as `UNet`.
         """
-        z, condition = inputs
-        condition = pictures("PictureGenerator", condition)
-        noise = jnp.broadcast_to(z[:, None, None], (*condition.shape[:3], z.shape[-1]))
-        x = jnp.concatenate([condition, noise.astype(condition.dtype)], -1)
+        c = pictures("PictureGenerator", context)
+        noise = jnp.broadcast_to(z[:, None, None], (*c.shape[:3], z.shape[-1]))
+        x = jnp.concatenate([c, noise.astype(c.dtype)], -1)
         return linen.sigmoid(UNet(self.channels, self.widths, self.is_normalised, name="unet")(x, train))
 
 
@@ -67,8 +68,8 @@ class PatchDiscriminator(linen.Module):
     Source: Isola et al. (2017), Image-to-Image Translation with Conditional Adversarial Networks, section 3.2.2 and 6.1.2.
 
     >>> import jax
-    >>> inputs = jnp.zeros((2, 16, 16, 1)), jnp.zeros((2, 16, 16, 3))
-    >>> jax.eval_shape(lambda: PatchDiscriminator((4, 8)).init_with_output(jax.random.key(0), inputs))[0].shape
+    >>> x, c = jnp.zeros((2, 16, 16, 1)), jnp.zeros((2, 16, 16, 3))
+    >>> jax.eval_shape(lambda: PatchDiscriminator((4, 8)).init_with_output(jax.random.key(0), x, c))[0].shape
     (2, 4, 4, 1)
     """
 
@@ -76,18 +77,19 @@ class PatchDiscriminator(linen.Module):
     is_normalised: bool = False
 
     @linen.compact
-    def __call__(self, inputs: tuple[Float[Array, "B H W K"], Float[Array, "B H W C"]], train: bool = False) -> Float[Array, "B h w 1"]:
+    def __call__(self, x: Any, context: Any = None, train: bool = False) -> Float[Array, "B h w 1"]:
         """Logits of the patches.
 
         Args:
-          inputs: (x, c), the picture to judge and the one that it belongs to; or x alone.
+          x: the picture to judge [B, H, W, K].
+          context: c [B, H, W, C], the one that it belongs to; None for none.
           train: whether batch norm uses the batch's statistics and learns them.
         Raises:
           ValueError: a width < 1, pictures of two sizes.
         """
         for size in self.widths:
             check_int("PatchDiscriminator", "widths", size, minimum=1)
-        both = [pictures("PatchDiscriminator", part) for part in (inputs if isinstance(inputs, tuple) else (inputs,))]
+        both = [pictures("PatchDiscriminator", part) for part in (x, context) if part is not None]
         if len({part.shape[:3] for part in both}) > 1:
             raise ValueError(f"PatchDiscriminator: both pictures must have one size, got {[part.shape for part in both]}")
         x = 2 * jnp.concatenate(both, -1) - 1

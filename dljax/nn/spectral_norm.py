@@ -72,9 +72,9 @@ def spectral_norm(model: Any, *, pattern: str = "kernel$", iterations: int = 1) 
     inner, find = as_model(model), path_mask(pattern, "spectral_norm")
     check_int("spectral_norm", "iterations", iterations, minimum=1)
 
-    def init(key: Key, x: Any) -> Variables:
+    def init(key: Key, *inputs: Any) -> Variables:
         model_key, noise_key = jax.random.split(key)
-        variables = dict(inner.init(model_key, x))
+        variables = dict(inner.init(model_key, *inputs))
         params = variables["params"]
         marks = jax.tree.leaves(find(params))
         guesses = {}
@@ -86,10 +86,10 @@ def spectral_norm(model: Any, *, pattern: str = "kernel$", iterations: int = 1) 
                 guesses[name] = power_iteration(_matrix(leaf), noise / jnp.linalg.norm(noise), 30)[1]
         return {**variables, "spectral": guesses}
 
-    def apply(variables: Variables, x: Any, *, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
+    def apply(variables: Variables, *inputs: Any, key: Key | None = None, train: bool = False) -> tuple[Any, Variables]:
         kept = {name: value for name, value in variables.items() if name != "spectral"}
         params, guesses = _normalised(kept["params"], variables["spectral"], iterations)
-        outputs, model_state = inner.apply({**kept, "params": params}, x, key=key, train=train)
+        outputs, model_state = inner.apply({**kept, "params": params}, *inputs, key=key, train=train)
         return outputs, {**model_state, "spectral": guesses if train else variables["spectral"]}
 
     return Model(init, apply)

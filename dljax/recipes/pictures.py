@@ -71,7 +71,6 @@ def fashion_mnist_conditional_gan(
 
 
 def _conditional_gan(name, pictures, classifier, layer, num_made, names, width, latent_size, learning_rate, average, batch_size, steps) -> Experiment:
-    from operator import itemgetter
 
     import jax
     import jax.numpy as jnp
@@ -100,14 +99,14 @@ def _conditional_gan(name, pictures, classifier, layer, num_made, names, width, 
         latent_size=latent_size,
         loss=hinge,
         average=average,
-        condition=itemgetter("y"),
     )
-    sample = jax.jit(learner.functions["sample"])
+    sample = jax.jit(learner.functions["sample"], static_argnums=2)
 
     def draw(key, params, num):
         labels = np.arange(num, dtype=np.int32) % num_classes
-        parts = [sample(jax.random.fold_in(key, first), params, jnp.asarray(labels[first : first + 500])) for first in range(0, num, 500)]
-        return np.concatenate([np.asarray(part) for part in parts]), labels
+        parts = [labels[first : first + 500] for first in range(0, num, 500)]
+        made = [sample(jax.random.fold_in(key, number), params, len(part), jnp.asarray(part)) for number, part in enumerate(parts)]
+        return np.concatenate(made), labels
 
     def measure(params, key):
         sample_key, judge_key, train_key = jax.random.split(key, 3)
@@ -130,13 +129,13 @@ def _conditional_gan(name, pictures, classifier, layer, num_made, names, width, 
 
     return Experiment(
         learner,
-        _unit_pixels(train, batch_size),
+        _unit_pixels({"x": train["x"], "context": train["y"]}, batch_size),
         steps=steps,
         measure=measure,
         figures=figures,
         per_step=batch_size,
         unit="examples",
-        exports=lambda key: {"sample": (jnp.zeros(1, jnp.int32),)},
+        exports=lambda key: {"discriminate": (jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32))},
     )
 
 
@@ -179,8 +178,6 @@ def fashion_mnist_edges_to_pictures(
     A U-Net is judged by patches and by the mean absolute error, `weight` times. On drawings of the test set: `recognised`, as the target says;
     `drawing_recognised`, of the drawings themselves; `absolute_error` a pixel in [0, 1]; `frechet_distance` of the features.
     """
-    from operator import itemgetter
-
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -205,7 +202,7 @@ def fashion_mnist_edges_to_pictures(
 
     def following(arrays, cursor):
         cursor, batch = source.next(arrays, cursor)
-        return cursor, batch | {"edges": edges(batch["x"], threshold=threshold)}
+        return cursor, batch | {"context": edges(batch["x"], threshold=threshold)}
 
     optimizer = optax.adam(learning_rate, b1=0.5)
     learner = gan(
@@ -215,14 +212,13 @@ def fashion_mnist_edges_to_pictures(
         optimizer,
         latent_size=latent_size,
         loss=hinge,
-        condition=itemgetter("edges"),
         terms=[reconstruction(weight)],
     )
-    sample, drawn = jax.jit(learner.functions["sample"]), jax.jit(lambda x: edges(x.astype(jnp.float32) / 255, threshold=threshold))
+    sample, drawn = jax.jit(learner.functions["sample"], static_argnums=2), jax.jit(lambda x: edges(x.astype(jnp.float32) / 255, threshold=threshold))
 
     def translated(key, params, x):
-        parts = [sample(jax.random.fold_in(key, first), params, drawn(x[first : first + 500])) for first in range(0, len(x), 500)]
-        return np.concatenate([np.asarray(part) for part in parts])
+        parts = [x[first : first + 500] for first in range(0, len(x), 500)]
+        return np.concatenate([sample(jax.random.fold_in(key, number), params, len(part), drawn(part)) for number, part in enumerate(parts)])
 
     def measure(params, key):
         sample_key, judge_key = jax.random.split(key)
@@ -252,7 +248,7 @@ def fashion_mnist_edges_to_pictures(
         figures=figures,
         per_step=batch_size,
         unit="examples",
-        exports=lambda key: {"sample": (jnp.zeros((1, 28, 28, 1)),)},
+        exports=lambda key: {"discriminate": (jnp.zeros((1, 28, 28, 1)), jnp.zeros((1, 28, 28, 1)))},
     )
 
 

@@ -14,7 +14,7 @@ MATRIX = jnp.array([[2.0, 0.5], [-1.0, 1.5]])
 INVERSE = jnp.linalg.inv(MATRIX)
 
 
-def features(pair):
+def features(*pair):
     both = jnp.concatenate(pair, 1)
     upper = jnp.triu_indices(both.shape[1])
     return (both[:, :, None] * both[:, None])[:, *upper]
@@ -24,7 +24,7 @@ def linear(matrix):
     return (lambda key, x: matrix, lambda matrix, x: x @ matrix)
 
 
-QUADRATIC = (lambda key, pair: jnp.zeros(10), lambda psi, pair: features(pair) @ psi)
+QUADRATIC = (lambda key, x, z: jnp.zeros(10), lambda psi, x, z: features(x, z) @ psi)
 
 
 def value_against_the_best_discriminator(encoder, steps=150):
@@ -51,7 +51,7 @@ def test_9_3_pairs_of_an_encoder_that_inverts_the_generator_cannot_be_told_apart
 
 def test_9_3_a_step_of_both_makers_is_the_hand_worked_one():
     """In one dimension G(z) = θ z, E(x) = φ x, D(x, z) = ψ x z: logits ψ φ x² and ψ θ z²."""
-    product = (lambda key, pair: jnp.float32(0.3), lambda psi, pair: psi * (pair[0] * pair[1])[:, 0])
+    product = (lambda key, x, z: jnp.float32(0.3), lambda psi, x, z: psi * (x * z)[:, 0])
     scaled = lambda start: (lambda key, x: jnp.float32(start), lambda factor, x: factor * x)  # noqa: E731
     learner = bigan(scaled(2.0), scaled(0.7), product, optax.sgd(0.1), optax.sgd(0.0), latent_size=1)
     batch = {"x": jnp.array([[1.0], [-2.0], [0.5]])}
@@ -68,7 +68,7 @@ def test_9_3_a_step_of_both_makers_is_the_hand_worked_one():
     params = learner.params(state)
     codes = learner.functions["encode"](jax.random.key(2), params, batch["x"])
     np.testing.assert_allclose(learner.functions["decode"](jax.random.key(2), params, codes), made["generator"] * made["encoder"] * batch["x"])
-    np.testing.assert_allclose(learner.functions["discriminate"](jax.random.key(2), params, (batch["x"], codes)), 0.3 * x * codes[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(learner.functions["discriminate"](jax.random.key(2), params, batch["x"], codes), 0.3 * x * codes[:, 0], rtol=1e-6)
 
 
 def test_bad_shapes_are_refused():

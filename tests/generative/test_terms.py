@@ -1,7 +1,5 @@
 """Conditions and terms of GANs: tables whose optimum is known, codes that can be enumerated, and steps worked by hand."""
 
-from operator import itemgetter
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,16 +29,13 @@ def finite_game(is_conditional, steps=400):
     p, q = np.array([[1, 7], [6, 2]]), np.array([[4, 4], [3, 5]])  # counts of x = 0, 1 given y = 0 and y = 1
     rows = [(np.repeat([0, 1], p[y]), np.repeat([0, 1], q[y]), np.full(8, y)) for y in (0, 1)]
     real, fake, y = (np.concatenate(part) for part in zip(*rows, strict=True))
-    generator = (lambda key, inputs: jnp.zeros(()), lambda theta, inputs: inputs[1]["fake"][:, None] + 0 * theta)
+    generator = (lambda key, z, given: jnp.zeros(()), lambda theta, z, given: given["fake"][:, None] + 0 * theta)
 
-    def judge(psi, inputs):
-        x, given = inputs
+    def judge(psi, x, given):
         return psi[x[:, 0].astype(int), given["y"] if is_conditional else 0]
 
-    learner = gan(
-        generator, (lambda key, inputs: jnp.zeros((2, 2)), judge), optax.sgd(0.0), optax.sgd(2.0), latent_size=1, condition=lambda batch: batch
-    )
-    batch = {"x": jnp.asarray(real, float)[:, None], "y": jnp.asarray(y), "fake": jnp.asarray(fake, float)}
+    learner = gan(generator, (lambda key, x, given: jnp.zeros((2, 2)), judge), optax.sgd(0.0), optax.sgd(2.0), latent_size=1)
+    batch = {"x": jnp.asarray(real, float)[:, None], "context": {"y": jnp.asarray(y), "fake": jnp.asarray(fake, float)}}
     state = learner.init(jax.random.key(0), batch)
     run = jax.jit(lambda state: jax.lax.scan(lambda state, key: learner.step(key, state, batch), state, jax.random.split(jax.random.key(1), steps)))
     state, metrics = run(state)
@@ -62,13 +57,13 @@ def test_9_3_the_best_conditional_discriminator_compares_densities_given_the_lab
 
 
 # Examples are rows of a table, one a label; the discriminator's logit is 0, its further outputs are x @ W.
-TABLE = (lambda key, inputs: jnp.array([[1.0, 0.0], [0.5, 2.0]]), lambda theta, inputs: theta[inputs[1]] + 0 * inputs[0][:, :1])
-HEAD = (lambda key, inputs: jnp.array([[1.0, -1.0], [0.5, 0.0]]), lambda psi, inputs: (0 * inputs[0][:, 0], inputs[0] @ psi))
-LABELLED = {"x": jnp.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]), "y": jnp.array([0, 1, 1])}
+TABLE = (lambda key, z, y: jnp.array([[1.0, 0.0], [0.5, 2.0]]), lambda theta, z, y: theta[y] + 0 * z[:, :1])
+HEAD = (lambda key, x, y: jnp.array([[1.0, -1.0], [0.5, 0.0]]), lambda psi, x, y: (0 * x[:, 0], x @ psi))
+LABELLED = {"x": jnp.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]), "context": jnp.array([0, 1, 1])}
 
 
 def labelled(terms, **options):
-    return gan(TABLE, HEAD, optax.sgd(0.1), optax.sgd(0.1), latent_size=1, condition=itemgetter("y"), terms=terms, **options)
+    return gan(TABLE, HEAD, optax.sgd(0.1), optax.sgd(0.1), latent_size=1, terms=terms, **options)
 
 
 def one_step(learner, batch=LABELLED):
@@ -80,7 +75,7 @@ def test_9_3_a_step_of_an_auxiliary_classifier_gan_is_the_hand_worked_one():
     with jax.enable_x64(True):
         batch = jax.tree.map(lambda x: x.astype(float) if x.ndim == 2 else x, LABELLED)
         start, state, metrics = one_step(labelled([auxiliary_classification(0.5)]), batch)
-        x, y, w, theta = (np.asarray(part, float) for part in (batch["x"], batch["y"], start.discriminator.params, start.generator.params))
+        x, y, w, theta = (np.asarray(part, float) for part in (batch["x"], batch["context"], start.discriminator.params, start.generator.params))
         target, fake = np.eye(2)[y.astype(int)], theta[y.astype(int)]
 
         def entropy_and_slope(x, w):
@@ -145,8 +140,8 @@ def test_9_3_a_categorical_code_is_even_and_written_where_it_is_read():
     np.testing.assert_array_equal(written[:, 4:], z[:, 4:])
     # What is left does not tell the code.
     assert abs(np.corrcoef(z[:, 4], code.read(z) == 0)[0, 1]) < 4 / np.sqrt(len(z))
-    same = coded((lambda key, inputs: {}, lambda params, inputs: inputs), code)
-    np.testing.assert_array_equal(same.apply({"params": {}}, (z[:3], jnp.arange(3)))[0][0], written[:3])
+    same = coded((lambda key, z, y: {}, lambda params, z, y: (z, y)), code)
+    np.testing.assert_array_equal(same.apply({"params": {}}, z[:3], jnp.arange(3))[0][0], written[:3])
 
 
 def test_9_3_a_normal_code_through_a_normal_channel_has_the_information_of_shannon():
@@ -179,26 +174,25 @@ class Linear(linen.Module):
     size: int
 
     @linen.compact
-    def __call__(self, inputs):
-        first, y = inputs
+    def __call__(self, first, y):
         return linen.Dense(self.size)(jnp.concatenate([first, jax.nn.one_hot(y, 2)], 1))
 
 
-def test_9_3_samples_are_of_the_conditions_asked_for_and_steps_see_their_own_parts():
-    learner = gan(Linear(2), Linear(1), optax.sgd(0.1), optax.sgd(0.1), latent_size=3, condition=itemgetter("y"), discriminator_steps=3)
+def test_9_3_samples_are_of_the_contexts_asked_for_and_steps_see_their_own_parts():
+    learner = gan(Linear(2), Linear(1), optax.sgd(0.1), optax.sgd(0.1), latent_size=3, discriminator_steps=3)
     _, state, metrics = one_step(learner)
     params, y = learner.params(state), jnp.array([0, 1, 1, 0])
-    want = Linear(2).apply(params["generator"], (jax.random.normal(jax.random.key(4), (4, 3)), y))
-    np.testing.assert_allclose(learner.functions["sample"](jax.random.key(4), params, y), want, rtol=1e-6)
-    pair = LABELLED["x"], LABELLED["y"]
+    want = Linear(2).apply(params["generator"], jax.random.normal(jax.random.key(4), (4, 3)), y)
+    np.testing.assert_allclose(learner.functions["sample"](jax.random.key(4), params, 4, y), want, rtol=1e-6)
+    pair = LABELLED["x"], LABELLED["context"]
     np.testing.assert_allclose(
-        learner.functions["discriminate"](jax.random.key(4), params, pair), Linear(1).apply(params["discriminator"], pair)[:, 0], rtol=1e-6
+        learner.functions["discriminate"](jax.random.key(4), params, *pair), Linear(1).apply(params["discriminator"], *pair)[:, 0], rtol=1e-6
     )
-    assert float(jax.jit(learner.functions["duality_gap"], static_argnums=3)(jax.random.key(5), params, pair, 1)) >= 0
+    assert float(jax.jit(learner.functions["duality_gap"], static_argnums=3)(jax.random.key(5), params, pair[0], 1, pair[1])) >= 0
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_bad_terms_and_conditions_are_refused():
+def test_bad_terms_and_contexts_are_refused():
     with pytest.raises(ValueError, match=r'names of their own, other than "loss" and "gradient", got .*classification'):
         labelled([auxiliary_classification(), auxiliary_classification()])
     with pytest.raises(ValueError, match="gan: terms must have names of their own"):
@@ -217,10 +211,8 @@ def test_bad_terms_and_conditions_are_refused():
         normal_code(0)
     batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), LABELLED)
     learner = labelled([], remedies=[packing(2)])
-    with pytest.raises(ValueError, match="with a condition no remedy may group examples, got 3 views of 6; leave out packing"):
+    with pytest.raises(ValueError, match="with a context no remedy may group examples, got 3 views of 6; leave out packing"):
         learner.step(jax.random.key(1), learner.init(jax.random.key(0), batch), batch)
-    with pytest.raises(TypeError, match=r"gan: condition must be a function of a batch, such as operator.itemgetter.*, got 'y'"):
-        gan(TABLE, HEAD, optax.sgd(0.1), optax.sgd(0.1), latent_size=1, condition="y")
     alone = Round(jnp.zeros((1, 3)), jnp.zeros(1, int), jnp.zeros((1, 2)), jnp.zeros((1, 2)), None, None)
     for term in (auxiliary_classification(), feature_matching(), mutual_information(normal_code(1))):
         with pytest.raises(ValueError, match="the discriminator must return a pair, logits and further outputs, got logits alone"):

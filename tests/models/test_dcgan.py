@@ -11,9 +11,9 @@ from dljax.models.dcgan import LabelledNorm
 Z, X, Y = jax.random.normal(jax.random.key(0), (5, 6)), jax.random.uniform(jax.random.key(1), (5, 8, 12, 1)), jnp.array([0, 2, 1, 2, 2])
 
 
-def initialised(module, inputs, seed=2):
+def initialised(module, *inputs, seed=2):
     """Variables that are not at their special beginning: every scale, shift and statistic is some number."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(module.init, jax.random.key(seed), inputs))
+    leaves, tree = jax.tree.flatten(jax.eval_shape(module.init, jax.random.key(seed), *inputs))
     numbers = np.random.default_rng(seed)
     return jax.tree.unflatten(tree, [jnp.asarray(0.1 + np.abs(0.3 * numbers.normal(size=leaf.shape)), leaf.dtype) for leaf in leaves])
 
@@ -42,20 +42,20 @@ def test_9_3_without_labels_both_players_are_pytorchs_layers():
 
 def test_9_3_a_label_adds_an_inner_product_of_its_own_with_the_features():
     discriminator = DCGANDiscriminator((3, 4), num_classes=3, num_further=2)
-    variables = initialised(discriminator, (X, Y))
-    logits, further = jax.jit(jax.vmap(lambda label: discriminator.apply(variables, (X, jnp.full(5, label)))))(jnp.arange(3))
+    variables = initialised(discriminator, X, Y)
+    logits, further = jax.jit(jax.vmap(lambda label: discriminator.apply(variables, X, jnp.full(5, label))))(jnp.arange(3))
     logits = logits[:, :, 0]
     # The features, read through another linear layer that is set to the identity.
     params = variables["params"]
     size = params["projection"]["embedding"].shape[1]
     seen = {**params, "further": {"kernel": jnp.eye(size), "bias": jnp.zeros(size)}}
-    features = jax.jit(DCGANDiscriminator((3, 4), 3, size).apply)({"params": seen}, (X, Y))[1]
+    features = jax.jit(DCGANDiscriminator((3, 4), 3, size).apply)({"params": seen}, X, Y)[1]
     np.testing.assert_allclose(logits[1:] - logits[:1], (params["projection"]["embedding"][1:] - params["projection"]["embedding"][:1]) @ features.T,
                                rtol=1e-3, atol=1e-5)  # fmt: skip
     np.testing.assert_allclose(further[0], features @ params["further"]["kernel"] + params["further"]["bias"][None], rtol=1e-5)
     blind = DCGANDiscriminator((3, 4))
     variables, judged = initialised(blind, X), jax.jit(blind.apply)
-    np.testing.assert_array_equal(judged(variables, (X, Y)), judged(variables, X))
+    np.testing.assert_array_equal(judged(variables, X, Y), judged(variables, X))
 
 
 def test_9_3_a_labelled_norm_is_batch_norm_with_the_scale_and_shift_of_the_label():
@@ -78,11 +78,11 @@ def test_bad_shapes_and_labels_are_refused():
         DCGANGenerator((6, 8, 1), (4, 4)).init(key, Z)
     with pytest.raises(ValueError, match="DCGANGenerator: widths must be >= 1, got 0"):
         DCGANGenerator((8, 8, 1), (4, 0)).init(key, Z)
-    with pytest.raises(ValueError, match="with num_classes=3 it must be given a pair with labels, got"):
+    with pytest.raises(ValueError, match="with num_classes=3 it must be given labels, got none"):
         DCGANGenerator((8, 8, 1), (4, 4), 3).init(key, Z)
-    with pytest.raises(ValueError, match="with num_classes=0 it must be given no labels, got tuple"):
-        DCGANGenerator((8, 8, 1), (4, 4)).init(key, (Z, Y))
-    with pytest.raises(ValueError, match="DCGANDiscriminator: with num_classes=3 it must be given a pair with labels"):
+    with pytest.raises(ValueError, match="with num_classes=0 it must be given no labels, got some"):
+        DCGANGenerator((8, 8, 1), (4, 4)).init(key, Z, Y)
+    with pytest.raises(ValueError, match="DCGANDiscriminator: with num_classes=3 it must be given labels, got none"):
         DCGANDiscriminator((4, 4), 3).init(key, X)
     with pytest.raises(ValueError, match=r"DCGANDiscriminator: x must have sides divisible by 4 .* got \(1, 6, 8, 1\); pad or crop them"):
         DCGANDiscriminator((4, 4)).init(key, jnp.zeros((1, 6, 8, 1)))

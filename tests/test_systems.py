@@ -42,6 +42,7 @@ SYSTEMS = {
     "8.5": "tokenisers",
     "9.1": "adversarial losses",
     "9.2": "remedies for adversarial training",
+    "9.3": "adversarial nets of pictures: conditions, codes, other games, judges",
     "10.1": "variational inference",
     "10.2": "variational autoencoders, diffusion",
     "10.3": "normalizing flows of continuous data",

@@ -42,9 +42,12 @@ def digits_diffusion(
     from dljax.generative.diffusion import diffusion
     from dljax.generative.noise_schedules import cosine_schedule
     from dljax.models.unet import TimeUNet
+    from dljax.objectives.sample_quality import sample_frechet_distance
 
     check_int("digits/diffusion", "width", width, minimum=1)
     check_int("digits/diffusion", "batch_size", batch_size, minimum=1)
+    check_int("digits/diffusion", "num_times", num_times, minimum=1)
+    check_int("digits/diffusion", "sampling_steps", sampling_steps, minimum=1, maximum=num_times)
     check_range("digits/diffusion", "learning_rate", learning_rate, 0, open_low=True, open_high=True)
     check_range("digits/diffusion", "guidance", guidance, 0, open_high=True)
     digits = {part: _from_minus_one_to_one(arrays) for part, arrays in data.load("digits").items()}
@@ -74,8 +77,8 @@ def digits_diffusion(
         return {
             "accuracy_of_generated": _accuracy(made, labels, held_out["x"], truth),
             "accuracy_of_real": _accuracy(train["x"], labels, held_out["x"], truth),
-            "frechet_distance": _frechet(made.reshape(-1, 64) / 2, real["train"]),
-            "frechet_of_held_out": _frechet(real["test"], real["train"]),
+            "frechet_distance": float(sample_frechet_distance(made.reshape(-1, 64) / 2, real["train"])),
+            "frechet_of_held_out": float(sample_frechet_distance(real["test"], real["train"])),
             "novelty": _to_nearest(made.reshape(-1, 64) / 2, real["train"]) / _to_nearest(real["test"], real["train"]),
         }
 
@@ -139,18 +142,6 @@ def _accuracy(x, y, held_out, truth):
     state = trained(jax.random.key(0))
     logits = learner.functions["predict"](jax.random.key(0), learner.params(state), jnp.asarray(held_out))
     return float((logits.argmax(-1) == jnp.asarray(truth)).mean())
-
-
-def _frechet(x, y):
-    """|m_x - m_y|² + tr(C_x + C_y - 2 (C_x C_y)^½), the squared 2-Wasserstein distance of the normals that fit two sets of vectors."""
-    import numpy as np
-
-    x, y = (np.asarray(each, np.float64) for each in (x, y))
-    covariances = np.cov(x.T), np.cov(y.T)
-    values, vectors = np.linalg.eigh(covariances[0])
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    shared = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
-    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * shared)
 
 
 def _to_nearest(x, y):

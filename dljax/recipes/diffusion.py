@@ -77,8 +77,8 @@ def digits_diffusion(
         return {
             "accuracy_of_generated": _accuracy(made, labels, held_out["x"], truth),
             "accuracy_of_real": _accuracy(train["x"], labels, held_out["x"], truth),
-            "frechet_distance": float(sample_frechet_distance(made.reshape(-1, 64) / 2, real["train"])),
-            "frechet_of_held_out": float(sample_frechet_distance(real["test"], real["train"])),
+            "frechet_distance": float(sample_frechet_distance(jnp.asarray(made.reshape(-1, 64) / 2), jnp.asarray(real["train"]))),
+            "frechet_of_held_out": float(sample_frechet_distance(*(jnp.asarray(real[part]) for part in ("test", "train")))),
             "novelty": _to_nearest(made.reshape(-1, 64) / 2, real["train"]) / _to_nearest(real["test"], real["train"]),
         }
 

@@ -1,7 +1,7 @@
 """Densities that can be learned by maximum likelihood: a sampler, a log-density, parameters. Bases of flows, and what flows make of them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +168,7 @@ def discretised_logistic(spacing: float = 1.0) -> Density:
     return Density(init, log_prob, sample)
 
 
-def context_of(batch: Batch) -> tuple[Array, ...]:
+def context_of(batch: Batch) -> tuple[Any, ...]:
     """What a batch says besides its examples: `(context,)`, or nothing.
 
     >>> context_of({"x": 1.0})

@@ -14,6 +14,7 @@ from dljax.core.axis import local_key, pmean
 from dljax.core.checks import check_choice, check_int, check_range
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Numeric, Params
 from dljax.generative.densities import context_of
+from dljax.generative.likelihoods import per_example
 from dljax.generative.noise_schedules import NoiseSchedule, reverse_step
 from dljax.nn.model import as_model, stateless_params
 
@@ -154,12 +155,12 @@ def diffusion(
         def term(inputs: tuple[Key, Int[Array, ""], Array]) -> Float[Array, " B"]:
             key, t, weight = inputs
             mixed = schedule.signal[t] * x + schedule.noise[t] * jax.random.normal(key, x.shape, x.dtype)
-            return weight * _total(jnp.square(x - denoise(params, context, 0.0, mixed, t).x0))
+            return weight * per_example(jnp.square(x - denoise(params, context, 0.0, mixed, t).x0))
 
         terms = lax.map(term, (jax.random.split(key, num_times), jnp.arange(1, num_times + 1), weights)).sum(0)
         last_signal, last_noise = schedule.signal[-1], schedule.noise[-1]
         start = 0.5 * (jnp.square(last_signal * x) + last_noise**2 - 1) - jnp.log(last_noise)
-        return terms + _total(start - norm.logpdf(0.0, scale=schedule.noise[1] / schedule.signal[1]))
+        return terms + per_example(start - norm.logpdf(0.0, scale=schedule.noise[1] / schedule.signal[1]))
 
     return Learner(
         init,
@@ -235,7 +236,3 @@ def diffusion_samples(
 
 def _beside(values: Array, like: Array) -> Array:
     return values.reshape(-1, *(1 for _ in like.shape[1:]))
-
-
-def _total(values: Pictures) -> Float[Array, " B"]:
-    return values.reshape(values.shape[0], -1).sum(-1)

@@ -31,6 +31,15 @@ bernoulli_likelihood = Likelihood(lambda logits, x: -sigmoid_binary_cross_entrop
 """Binary data by their logits, x log σ(a) + (1 - x) log σ(-a); for values between 0 and 1 the cross-entropy, which is no density."""
 
 
+def per_example(values: Float[Array, "B *shape"]) -> Float[Array, " B"]:
+    """The sums over all axes but the first.
+
+    >>> per_example(jax.numpy.ones((2, 3, 4))).tolist()
+    [12.0, 12.0]
+    """
+    return values.reshape(values.shape[0], -1).sum(-1)
+
+
 def normal_likelihood(scale: Numeric = 1.0) -> Likelihood:
     """Real data around the outputs, N(x; output, s²).
 

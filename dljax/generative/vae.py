@@ -13,7 +13,7 @@ from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Numeri
 from dljax.generative.bounds import importance_weighted
 from dljax.generative.densities import context_of
 from dljax.generative.latents import Latent, LearnedLatent, normal_latent
-from dljax.generative.likelihoods import Likelihood, bernoulli_likelihood
+from dljax.generative.likelihoods import Likelihood, bernoulli_likelihood, per_example
 from dljax.nn.model import as_model, stateless_params
 
 
@@ -107,8 +107,7 @@ def vae(
         return VAEState(params, optimizer.init(params))
 
     def surprise(params: Params, x: Array, z: Array, context: tuple[Array, ...], key: Key | None = None) -> Float[Array, " B"]:
-        values = -likelihood.log_prob(run("decoder", params, z, *context, key=key), x)
-        return values.reshape(values.shape[0], -1).sum(-1)
+        return -per_example(likelihood.log_prob(run("decoder", params, z, *context, key=key), x))
 
     def bound(key: Key, params: Params, batch: Batch, train: bool) -> dict[str, Float[Array, " B"]]:
         x, context = batch["x"], context_of(batch)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from dljax.core.axis import local_key, pmean
 from dljax.core.checks import check_int, check_range
 from dljax.core.contract import Batch, Fold, Key, Learner, Mean, Metrics, Numeric, Params
-from dljax.generative.likelihoods import Likelihood, normal_likelihood
+from dljax.generative.likelihoods import Likelihood, normal_likelihood, per_example
 from dljax.nn.model import as_model, stateless_params
 from dljax.nn.vector_quantiser import Codebook, moved_codebook, nearest_code, quantised, started_codebook
 
@@ -102,8 +102,8 @@ def vq_vae(
         z = vectors(features)
         codes, index = quantised(book, z)
         outputs = run("decoder", params, codes.reshape(features.shape), keys[1])
-        reconstruction = -_per_example(surprise.log_prob(outputs, x))
-        return {"reconstruction": reconstruction, "commitment": _per_example(jnp.square(z - lax.stop_gradient(codes)))}, z, index
+        reconstruction = -per_example(surprise.log_prob(outputs, x))
+        return {"reconstruction": reconstruction, "commitment": per_example(jnp.square(z - lax.stop_gradient(codes)))}, z, index
 
     def step(key: Key, state: VQVAEState, batch: Batch) -> tuple[VQVAEState, Metrics]:
         book_key, *keys = jax.random.split(key, 3)
@@ -154,7 +154,3 @@ def vq_vae(
 def _use(counts: Float[Array, " K"]) -> dict[str, Float[Array, ""]]:
     shares = counts / jnp.maximum(counts.sum(), 1)
     return {"codebook_use": (counts > 0).mean(), "perplexity": jnp.exp(jax.scipy.special.entr(shares).sum())}
-
-
-def _per_example(values: Float[Array, "B ..."]) -> Float[Array, " B"]:
-    return values.reshape(values.shape[0], -1).sum(-1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dljax.core.checks import check_int
 from dljax.models.encoder_decoder import EncoderDecoder, checked_pairs, source_mask
@@ -24,8 +24,8 @@ class Lexicon(NamedTuple):
       probabilities: float32 [V, K], t(target token | source token), whose sum over K is at most 1.
     """
 
-    tokens: Any
-    probabilities: Any
+    tokens: Int[np.ndarray, "V K"]
+    probabilities: Float[np.ndarray, "V K"]
 
 
 def lexicon(table: WordTable, vocab_size: int, num: int = 8) -> Lexicon:
@@ -120,7 +120,13 @@ class LexicalTranslator(EncoderDecoder):
         cache: KeyValueCache | None = None,
         train: bool = False,
     ) -> Any:
-        """log p [B, T, V] of each next token; with a cache a pair, as for `EncoderDecoder`. The collection `read` is what `encode` put there."""
+        """log p [B, T, V] of each next token; with a cache a pair, as for `EncoderDecoder`. The collection `read` is what `encode` put there.
+
+        Raises:
+          ValueError: no such collection.
+        """
+        if not self.has_variable("read", "source"):
+            raise ValueError("LexicalTranslator: decode needs the collection `read`; call encode with mutable=['read'], and hand it on")
         source: Array = self.get_variable("read", "source")
         keys: Array = self.get_variable("read", "keys")
         h = self.states(tokens, memory, memory_mask, cache=cache, train=train)

@@ -12,6 +12,7 @@ from dljax.nn.convolution import Conv, ConvTranspose
 from dljax.nn.dense import Dense
 from dljax.nn.pooling import avg_pool, max_pool
 from dljax.nn.positions import sinusoidal_positions
+from dljax.nn.style import doubled
 
 
 class UNet(linen.Module):
@@ -131,8 +132,8 @@ class TimeUNet(linen.Module):
         h = block(h, self.widths[-1], "middle")
         for level, width in reversed(list(enumerate(self.widths[:-1]))):
             height, breadth = seen[-1].shape[1:3]
-            doubled = h.repeat(2, 1).repeat(2, 2)[:, :height, :breadth]
-            h = block(jnp.concatenate([seen.pop(), doubled], -1), width, f"up_{level}")
+            twice = doubled(h)[:, :height, :breadth]
+            h = block(jnp.concatenate([seen.pop(), twice], -1), width, f"up_{level}")
         return Conv(self.num_outputs, (3, 3), kernel_init=linen.initializers.zeros, name="head")(self._active(h, "head_norm"))
 
     def _active(self, h: Array, name: str) -> Array:

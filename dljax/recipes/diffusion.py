@@ -38,9 +38,11 @@ def digits_diffusion(
     import optax
 
     from dljax import data
+    from dljax.apps.picture_quality import train_on_generated
     from dljax.core import check_int, check_range, ema
     from dljax.generative.diffusion import diffusion
     from dljax.generative.noise_schedules import cosine_schedule
+    from dljax.models.mlp import MLP
     from dljax.models.unet import TimeUNet
     from dljax.objectives.sample_quality import sample_frechet_distance
 
@@ -73,10 +75,10 @@ def digits_diffusion(
         train, held_out = digits["train"], digits["test"]
         made = np.asarray(samples(params, key, train["context"]))
         real = {part: np.asarray(digits[part]["x"]).reshape(-1, 64) / 2 for part in digits}
-        truth = np.asarray(held_out["context"].argmax(-1))
+        test = {"x": held_out["x"], "y": held_out["context"].argmax(-1)}
         return {
-            "accuracy_of_generated": _accuracy(made, labels, held_out["x"], truth),
-            "accuracy_of_real": _accuracy(train["x"], labels, held_out["x"], truth),
+            "accuracy_of_generated": train_on_generated(key, MLP(10, (128,), 0.2), {"x": made, "y": labels}, test),
+            "accuracy_of_real": train_on_generated(key, MLP(10, (128,), 0.2), {"x": train["x"], "y": labels}, test),
             "frechet_distance": float(sample_frechet_distance(jnp.asarray(made.reshape(-1, 64) / 2), jnp.asarray(real["train"]))),
             "frechet_of_held_out": float(sample_frechet_distance(*(jnp.asarray(real[part]) for part in ("test", "train")))),
             "novelty": _to_nearest(made.reshape(-1, 64) / 2, real["train"]) / _to_nearest(real["test"], real["train"]),
@@ -115,33 +117,6 @@ def _from_minus_one_to_one(arrays):
     import numpy as np
 
     return {"x": (arrays["x"] / 8 - 1).astype("float32").reshape(-1, 8, 8, 1), "context": np.eye(10, dtype="float32")[arrays["y"]]}
-
-
-def _accuracy(x, y, held_out, truth):
-    """Of a perceptron trained on x and y, on held-out pictures."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    import optax
-
-    from dljax import data
-    from dljax.core import start, unroll
-    from dljax.models.mlp import MLP
-    from dljax.objectives import cross_entropy
-    from dljax.supervised import supervised
-
-    steps = 600
-    learner = supervised(MLP(10, (128,), 0.2), cross_entropy, optax.adam(optax.cosine_decay_schedule(3e-3, steps)))
-    source = data.shuffled({"x": np.asarray(x), "y": np.asarray(y)}, 64)
-
-    @jax.jit
-    def trained(key):
-        run_key, state, cursor = start(learner, source, key)
-        return unroll(learner, source, steps, every=steps)(run_key, 0, state, cursor)[0]
-
-    state = trained(jax.random.key(0))
-    logits = learner.functions["predict"](jax.random.key(0), learner.params(state), jnp.asarray(held_out))
-    return float((logits.argmax(-1) == jnp.asarray(truth)).mean())
 
 
 def _to_nearest(x, y):

@@ -263,6 +263,7 @@ def fashion_mnist_edges_to_pictures(
         "scikit-learn's 10-means on the same pixels",
     ),
     minutes=3,
+    seeds=3,
     data="digits",
 )
 def digits_infogan(
